@@ -1,0 +1,23 @@
+"""Networks ``(x_t, t) → tensor``. They know nothing of noise schedules: t is a number to embed.
+
+* :class:`SinusoidalTimeEmbedding`, :class:`ResidualBlock`, :class:`AttentionBlock`, :class:`SimpleUNet`:
+  the assignment's blocks, with its signatures and attribute names, so that its state dicts load.
+* :class:`TimeMLP`: for points in the plane.
+* :class:`SmallClassifier`: whose features measure distances between sets of digits.
+"""
+
+from .blocks import AttentionBlock, ResidualBlock
+from .classifier import SmallClassifier
+from .embeddings import SinusoidalTimeEmbedding, sinusoidal_embedding
+from .mlp import TimeMLP
+from .unet import SimpleUNet
+
+__all__ = [
+    "AttentionBlock",
+    "ResidualBlock",
+    "SimpleUNet",
+    "SinusoidalTimeEmbedding",
+    "SmallClassifier",
+    "TimeMLP",
+    "sinusoidal_embedding",
+]

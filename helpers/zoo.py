@@ -1,0 +1,97 @@
+"""Shipped models by name: ``load("digits-ddpm")`` needs neither network nor training.
+
+Each model is a ``.safetensors`` file with its card, a JSON file of the same name: architecture, recipe, data, metrics,
+command, and the SHA-256 of the weights, which is verified before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from . import nn as networks
+from . import schedules, training
+from .schedules import NoiseSchedule
+
+__all__ = ["ARCHITECTURES", "available", "build", "card", "load", "schedule_of"]
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "SimpleUNet": networks.SimpleUNet,
+    "SmallClassifier": networks.SmallClassifier,
+    "TimeMLP": networks.TimeMLP,
+}
+"""The networks that a card may name; nothing else is ever constructed from a file."""
+
+SCHEDULES: dict[str, Callable[..., NoiseSchedule]] = {
+    "LinearSchedule": schedules.LinearSchedule,
+    "CosineSchedule": schedules.CosineSchedule,
+}
+
+
+def available() -> list[str]:
+    """Names of the shipped models, sorted."""
+    return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
+
+
+def _path(name: str) -> Path:
+    if name not in available():
+        raise ValueError(f"expected one of {', '.join(available()) or '(none shipped)'}, got {name!r}")
+    return WEIGHTS / f"{name}.safetensors"
+
+
+def card(name: str) -> dict[str, Any]:
+    """The model card.
+
+    Raises:
+        ValueError: For an unknown name; the message lists the known ones.
+    """
+    return json.loads(_path(name).with_suffix(".json").read_text())
+
+
+def build(architecture: Mapping[str, Any]) -> nn.Module:
+    """An untrained network from a card's ``{"name": …, "arguments": {…}}``.
+
+    Raises:
+        ValueError: If the name is not in :data:`ARCHITECTURES`.
+    """
+    if architecture["name"] not in ARCHITECTURES:
+        raise ValueError(f"expected one of {', '.join(ARCHITECTURES)}, got {architecture['name']!r}")
+    return ARCHITECTURES[architecture["name"]](**architecture["arguments"])
+
+
+def schedule_of(info: Mapping[str, Any]) -> NoiseSchedule:
+    """The noise schedule that a card names.
+
+    Raises:
+        ValueError: If the model has none, or an unknown one.
+    """
+    schedule = info.get("schedule")
+    if schedule is None or schedule["name"] not in SCHEDULES:
+        raise ValueError(f"expected a schedule out of {', '.join(SCHEDULES)}, got {schedule!r}")
+    return SCHEDULES[schedule["name"]](**schedule["arguments"])
+
+
+def load(name: str, weights: str = "ema") -> nn.Module:
+    """A trained model, in evaluation mode and without gradients for its parameters.
+
+    Args:
+        name: One of :func:`available`.
+        weights: ``"ema"`` for the averaged weights; ``"model"`` for the raw ones, where they ship.
+
+    Raises:
+        ValueError: For an unknown name, weights that are not in the file, or a file that its card does not describe.
+
+    Example:
+        >>> load("digits-classifier").head.out_features
+        10
+    """
+    path = _path(name)
+    model = build(card(name)["architecture"])
+    training.load_checkpoint(path, {weights: model})
+    return model.eval().requires_grad_(False)
