@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torchvision.utils import save_image
+from torchvision.transforms.functional import to_pil_image
+from torchvision.utils import make_grid
 
-from . import recipes, samplers, zoo
+from . import recipes, samplers, training, zoo
 
 __all__ = ["main"]
 
@@ -33,25 +35,43 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--n", type=int, default=64, help="how many images (default: 64)")
     sample.add_argument("--steps", type=int, default=50, help="DDIM steps (default: 50)")
     sample.add_argument("--seed", type=int, default=0, help="seed of the noise (default: 0)")
-    sample.add_argument("--out", type=Path, default=Path("samples.png"), help="PNG file to write")
+    sample.add_argument("--film", type=int, help="show this many moments of each image, from noise to sample, in a row")
+    sample.add_argument("--scale", type=int, default=4, help="enlarge each pixel this many times (default: 4)")
+    sample.add_argument(
+        "--out", type=Path, default=Path("samples.png"), help="PNG file to write (default: samples.png)"
+    )
     describe = commands.add_parser("describe", help="list recipes and shipped models, or show one model's card")
     describe.add_argument("name", nargs="?", help="a shipped model")
     return parser
 
 
-def _sample(name: str, n: int, steps: int, seed: int, out: Path) -> None:
-    info = zoo.card(name)
-    if n < 1:
-        raise ValueError(f"expected --n >= 1, got {n}")
-    if out.suffix.lower() != ".png":
-        raise ValueError(f"expected --out to end in .png, got {out}")
-    schedule = zoo.schedule_of(info)
+def _sample(options: argparse.Namespace) -> None:
+    for option in ("n", "scale"):
+        if getattr(options, option) < 1:
+            raise ValueError(f"expected --{option} >= 1, got {getattr(options, option)}")
+    if options.film is not None and not 2 <= options.film <= options.steps + 1:
+        raise ValueError(f"expected --film from 2 to {options.steps + 1} (steps + 1), got {options.film}")
+    if options.out.suffix.lower() != ".png":
+        raise ValueError(f"expected --out to end in .png, got {options.out}")
+    info = zoo.card(options.name)
+    sampler = samplers.DDIMSampler(zoo.schedule_of(info), options.steps)
     channels = info["architecture"]["arguments"]["in_channels"]
-    x_T = torch.randn(n, channels, 16, 16, generator=torch.Generator().manual_seed(seed))
-    images = samplers.sample(zoo.load(name), samplers.DDIMSampler(schedule, steps), x_T, clip_x0=1.0, progress=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_image((images + 1) / 2, out, nrow=max(1, round(n**0.5)), padding=1, pad_value=1.0)
-    print(f"wrote {out}")
+    x_T = torch.randn(options.n, channels, 16, 16, generator=torch.Generator().manual_seed(options.seed))
+    run = samplers.sample(zoo.load(options.name), sampler, x_T, clip_x0=1.0, return_trajectory=True, progress=True)
+    images, columns = run.samples, max(1, round(options.n**0.5))
+    if options.film is not None:
+        # Evenly spaced in the noise's share: evenly spaced in t, most moments would look like pure noise.
+        noise = (1 - sampler.schedule.alpha_bar(torch.tensor(run.timesteps))).sqrt()
+        wanted = torch.linspace(1, 0, options.film, dtype=noise.dtype)
+        moments = (noise - wanted[:, None]).abs().argmin(1)
+        images, columns = run.x[moments].transpose(0, 1).flatten(0, 1), options.film
+    images = images.repeat_interleave(options.scale, 2).repeat_interleave(options.scale, 3)
+    grid = make_grid((images.clamp(-1, 1) + 1) / 2, nrow=columns, padding=options.scale, pad_value=1.0)
+    content = io.BytesIO()
+    to_pil_image(grid).save(content, format="PNG")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    training.write_atomically(options.out, content.getvalue())
+    print(f"wrote {options.out}")
 
 
 def _describe(name: str | None) -> None:
@@ -70,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "train":
             print(f"wrote {recipes.run(options.name, options.out)} and its card")
         elif options.command == "sample":
-            _sample(options.name, options.n, options.steps, options.seed, options.out)
+            _sample(options)
         else:
             _describe(options.name)
     except (ValueError, OSError) as error:

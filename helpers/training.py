@@ -39,6 +39,7 @@ __all__ = [
     "save_checkpoint",
     "sha256",
     "train",
+    "write_atomically",
 ]
 
 LossFunction = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
@@ -83,14 +84,19 @@ class TrainingConfig:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        for name in ("n_steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"expected {name} >= 1, got {getattr(self, name)}")
+        for name in ("n_steps", "batch_size", "warmup_steps"):
+            value, lowest = getattr(self, name), int(name != "warmup_steps")
+            if not isinstance(value, int) or value < lowest:
+                raise ValueError(f"expected {name} to be an integer >= {lowest}, got {value!r}")
         for name in ("learning_rate", "grad_clip", "ema_half_life", "ema_rampup"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"expected {name} > 0, got {value}")
-        if not 0 <= self.warmup_steps <= self.n_steps:
+            value, optional = getattr(self, name), name in ("grad_clip", "ema_half_life")
+            if not (optional if value is None else 0 < value < math.inf):
+                raise ValueError(f"expected {name} > 0{' or None' if optional else ''}, got {value}")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"expected weight_decay >= 0, got {self.weight_decay}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"expected betas in [0, 1), got {self.betas}")
+        if self.warmup_steps > self.n_steps:
             raise ValueError(f"expected warmup_steps from 0 to n_steps = {self.n_steps}, got {self.warmup_steps}")
         if self.decay not in ("constant", "cosine"):
             raise ValueError(f"expected decay 'constant' or 'cosine', got {self.decay!r}")
@@ -150,7 +156,7 @@ class TrainingResult:
         model: The model with its last weights (the object that was passed in).
         ema: The averaged model, or None where no average was asked for.
         losses: The loss of each step.
-        grad_norms: The norm of the gradient of each step, before clipping; empty without clipping.
+        grad_norms: The norm of the gradient of each step, before clipping.
     """
 
     model: nn.Module
@@ -201,7 +207,7 @@ def train(
 
     Raises:
         ValueError: If there is no data or the loss is not a scalar.
-        TrainingDiverged: If a loss is not finite; the weights are those before the bad step.
+        TrainingDiverged: If a loss or its gradient is not finite; the weights are those before the bad step.
     """
     if len(data) == 0:
         raise ValueError("expected at least one training example, got none")
@@ -217,16 +223,17 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate_at(step)
             value = loss(model, batch, generator)
-            _check_loss(value, step)
+            _check_scalar(value)
+            _check_finite(value, "loss", step)
             optimizer.zero_grad()
             value.backward()
-            if config.grad_clip:
-                norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
-                result.grad_norms.append(norm.item())
+            norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip or math.inf)
+            _check_finite(norm, "norm of the gradient", step)
             optimizer.step()
             if ema:
                 ema.update(model, len(batch))
             result.losses.append(value.item())
+            result.grad_norms.append(norm.item())
             bar.update()
             if step % 20 == 0:
                 bar.set_postfix(loss=f"{value.item():.4f}")
@@ -236,12 +243,16 @@ def train(
     return result
 
 
-def _check_loss(value: Tensor, step: int) -> None:
-    if value.ndim != 0:
-        raise ValueError(f"expected the loss to be a scalar, got shape {tuple(value.shape)}: take its mean")
+def _check_scalar(value: Tensor) -> None:
+    if not isinstance(value, Tensor) or value.ndim != 0:
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"expected the loss to be a scalar tensor, got {got}: take its mean")
+
+
+def _check_finite(value: Tensor, name: str, step: int) -> None:
     if not torch.isfinite(value):
         raise TrainingDiverged(
-            f"the loss is {value.item()} at step {step + 1}: lower the learning rate, or check the data for NaN"
+            f"the {name} is {value.item()} at step {step + 1}: lower the learning rate, or check the data for NaN"
         )
 
 
@@ -250,20 +261,33 @@ def sha256(path: str | Path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
-    """Write a whole file or nothing: a temporary neighbour first, then one rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a whole file or nothing: a temporary neighbour first, then one rename.
+
+    Raises:
+        OSError: If it cannot be written; what stood there before is kept.
+    """
+    _write_together({path: content})
+
+
+def _write_together(files: Mapping[Path, bytes]) -> None:
+    """All temporary neighbours first, where a full disk shows, and then only renames."""
+    temporaries: list[Path] = []
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        for path, content in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            temporaries.append(Path(name))
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+        for temporary, path in zip(temporaries, files, strict=True):
+            os.replace(temporary, path)
+    finally:
+        for temporary in temporaries:
+            temporary.unlink(missing_ok=True)
 
 
 def save_checkpoint(path: str | Path, weights: Mapping[str, nn.Module], info: Mapping[str, Any]) -> Path:
@@ -287,7 +311,7 @@ def save_checkpoint(path: str | Path, weights: Mapping[str, nn.Module], info: Ma
     if any("." in name for name in weights):
         raise ValueError(f"expected names without dots, got {', '.join(weights)}")
     tensors = {
-        f"{name}.{key}": value.detach().cpu().contiguous()
+        f"{name}.{key}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, module in weights.items()
         for key, value in module.state_dict().items()
     }
@@ -296,8 +320,7 @@ def save_checkpoint(path: str | Path, weights: Mapping[str, nn.Module], info: Ma
         text = json.dumps({**info, "sha256": hashlib.sha256(content).hexdigest()}, indent=2, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"expected info that JSON can hold: {error}") from error
-    _write_atomically(path, content)
-    _write_atomically(path.with_suffix(".json"), (text + "\n").encode())
+    _write_together({path: content, path.with_suffix(".json"): (text + "\n").encode()})
     return path
 
 
@@ -313,14 +336,19 @@ def load_checkpoint(path: str | Path, models: Mapping[str, nn.Module]) -> dict[s
 
     Raises:
         FileNotFoundError: If one of the two files is missing.
-        ValueError: If the hash does not fit, a name is missing, or the weights do not fit the module.
+        ValueError: If the JSON file cannot be read, the hash does not fit, a name is missing, or the weights do not fit
+            the module.
     """
     path = Path(path)
     for file in (path, path.with_suffix(".json")):
         if not file.is_file():
             raise FileNotFoundError(f"no checkpoint at {file}")
-    info = json.loads(path.with_suffix(".json").read_text())
-    if sha256(path) != info.get("sha256"):
+    try:
+        info = json.loads(path.with_suffix(".json").read_text("utf-8"))
+        expected = info["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path.stem}.json does not describe a checkpoint ({error!r}): get both files anew") from error
+    if sha256(path) != expected:
         raise ValueError(
             f"{path.name} is not the file that {path.stem}.json describes (SHA-256 differs): get both anew"
         )
@@ -332,7 +360,7 @@ def load_checkpoint(path: str | Path, models: Mapping[str, nn.Module]) -> dict[s
             held = sorted({key.split(".")[0] for key in tensors})
             raise ValueError(f"expected weights named {name!r} in {path.name}, found {', '.join(held)}")
         try:
-            module.load_state_dict({key: value.float() for key, value in state.items()})
+            module.load_state_dict(state)  # casts to each parameter's own dtype
         except RuntimeError as error:
             raise ValueError(f"{path.name} does not fit this {type(module).__name__}: {error}") from error
     return info

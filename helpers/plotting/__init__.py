@@ -5,12 +5,15 @@ from .architecture import Stage, attention_maps, conv_placements, receptive_fiel
 from .curves import loss_curves, schedule_curves, smooth
 from .embeddings import clock_hands, embedding_heatmap
 from .fields import density_2d, grid_2d, points_2d, score_field_2d
+from .html_player import Player, play_images
 from .images import animate_images, film_strip, image_grid, show_image
+from .trajectories import paths_1d, shade_noised
 
 __all__ = [
     "COLORS",
     "DIVERGING",
     "SEQUENTIAL",
+    "Player",
     "Stage",
     "animate_images",
     "attention_maps",
@@ -23,10 +26,13 @@ __all__ = [
     "image_grid",
     "loss_curves",
     "new_figure",
+    "paths_1d",
+    "play_images",
     "points_2d",
     "receptive_fields",
     "schedule_curves",
     "score_field_2d",
+    "shade_noised",
     "show_image",
     "smooth",
     "unet_diagram",

@@ -55,8 +55,11 @@ def use_course_style() -> None:
     Lessons call it once, in their import cell. Importing this package changes nothing.
     """
     plt.rcParams.update(_RC)
-    if "matplotlib_inline" in sys.modules:
-        sys.modules["matplotlib_inline.backend_inline"].set_matplotlib_formats("retina")
+    shell = sys.modules["IPython"].get_ipython() if "ipykernel" in sys.modules else None
+    if shell is not None:
+        from matplotlib_inline.config import InlineBackend
+
+        InlineBackend.instance(parent=shell).figure_formats = {"retina"}
 
 
 def new_figure(

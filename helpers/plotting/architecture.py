@@ -78,6 +78,8 @@ def attention_maps(
 ) -> Figure:
     """What chosen positions look at: the image with the queries marked, then one map a query.
 
+    Each scale ends at the largest weight on *another* position: most attend to themselves, which says little.
+
     Args:
         image: (H, W) in [−1, 1].
         weights: (H·W, H·W); row i is the attention of position i.
@@ -97,17 +99,21 @@ def attention_maps(
         raise ValueError(f"expected {len(queries)} labels, got {len(labels)}")
     panels = len(queries) + 1
     figure, axes = new_figure(1, panels, width=width, height=width / panels * rows / columns + 0.55)
-    axes[0].imshow(image, cmap="gray", vmin=-1, vmax=1)
+    drawn = axes[0].imshow(image, cmap="gray", vmin=-1, vmax=1)
+    figure.colorbar(drawn, ax=axes[0], location="bottom", shrink=0.9, ticks=[-1, 1])
     axes[0].set_title("image", fontsize=10)
     for number, (row, column) in enumerate(queries):
         axis, color = axes[number + 1], COLORS[_MARKS[number]]
-        drawn = axis.imshow(weights[row * columns + column].reshape(rows, columns), vmin=0, cmap=SEQUENTIAL)
-        figure.colorbar(drawn, ax=axis, location="bottom", shrink=0.9, format="%.2f", ticks=[0, drawn.get_clim()[1]])
+        own = row * columns + column
+        top = torch.cat([weights[own, :own], weights[own, own + 1 :]]).max().item()
+        drawn = axis.imshow(weights[own].reshape(rows, columns), vmin=0, vmax=top, cmap=SEQUENTIAL)
+        figure.colorbar(drawn, ax=axis, location="bottom", shrink=0.9, format="%.2f", ticks=[0, top])
         axis.set_title(labels[number] if labels else f"query {number + 1}", fontsize=10)
         for where in (axes[0], axis):
             where.plot(column, row, "s", markersize=7, markerfacecolor="none", markeredgecolor=color, markeredgewidth=2)
     for axis in axes:
         axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
     return figure
 
 
@@ -135,6 +141,7 @@ def receptive_fields(gradients: Mapping[str, Tensor], sides: Mapping[str, int], 
             axis.add_patch(Rectangle(corner, sides[title], sides[title], **square))
         axis.set_title(title, fontsize=9)
         axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
     figure.colorbar(drawn, ax=axes, location="bottom", shrink=0.5, aspect=40, label="gradient, relative to the largest")
     return figure
 
@@ -187,8 +194,8 @@ def _draw_stage(axis: Axes, place: tuple[float, float], stage: Stage, fill: str)
     box = {"boxstyle": "round,pad=0,rounding_size=0.08", "facecolor": fill, "edgecolor": COLORS["grey"], "zorder": 2}
     axis.add_patch(FancyBboxPatch((x - 0.46, y - 0.3), 0.92, 0.6, **box))
     channels, height, breadth = stage.shape
-    axis.text(x, y + 0.12, stage.name, ha="center", va="center", fontsize=7, weight="bold", zorder=3)
-    axis.text(x, y - 0.13, f"{channels}×{height}×{breadth}", ha="center", va="center", fontsize=7, zorder=3)
+    axis.text(x, y + 0.12, stage.name, ha="center", va="center", fontsize=6.8, weight="bold", zorder=3)
+    axis.text(x, y - 0.13, f"{channels}×{height}×{breadth}", ha="center", va="center", fontsize=6.8, zorder=3)
 
 
 def _draw_arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float], bend: float) -> None:
