@@ -1,0 +1,270 @@
+"""Checks of lesson 6: predictions, finite differences, a VJP by hand, accumulation, input gradients, an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ._autograd_engine import STAGES
+from ._core import Mistake, NotAttempted, check, expect_close, expect_scalar, expect_tensor
+
+__all__ = ["accumulation", "central_difference", "engine", "input_gradient", "predictions", "vjp"]
+
+
+@check("6.1", "Five programs, five numbers")
+def predictions(answers: Mapping[str, float]) -> str:
+    """Compare predicted gradients of five small programs with what autograd gives."""
+    beliefs = {
+        "a": (
+            3.0,
+            {
+                "detach-ignored": (6.0, "the second factor is detached, so it counts as a constant."),
+                "detach-cuts-all": (0.0, "only one of the two factors is detached; the other path is open."),
+            },
+        ),
+        "b": (12.0, {"not-accumulated": (6.0, "the second `backward()` adds to what is in `.grad` already.")}),
+        "c": (2.0, {"mean-forgotten": (8.0, "this is the sum's gradient; the mean divides by the number of entries.")}),
+        "d": (
+            22.0,
+            {
+                "weights-ignored": (17.0, "that is the gradient of the plain sum; `gradient=` weights the rows."),
+                "one-output-only": (12.0, "the second output depends on x too, and its weight is 2."),
+            },
+        ),
+        "e": (
+            2.0,
+            {
+                "no-grad-ignored": (4.0, "h was made under `no_grad`, so it counts as a constant in y = h·w."),
+                "no-grad-cuts-all": (0.0, "only h was made under `no_grad`; the product y = h·w is recorded."),
+            },
+        ),
+    }
+    if not isinstance(answers, Mapping) or set(answers) != set(beliefs):
+        raise Mistake("wrong-type", "give a dictionary with the keys a, b, c, d and e.")
+    for key, (expected, mistakes) in beliefs.items():
+        value = expect_scalar(answers[key], f"answer {key}")
+        named = {name: (wrong, f"({key}) Not {wrong:g}: {why}") for name, (wrong, why) in mistakes.items()}
+        expect_close(value, expected, mistakes=named, name=f"answer {key}")
+    return "all five are right. You can read a program the way autograd does."
+
+
+def _function(x: Tensor) -> Tensor:
+    weights = torch.arange(1, x.numel() + 1, dtype=x.dtype).reshape(x.shape)
+    return (weights * torch.exp(0.5 * x)).sum() + x.flatten()[0] ** 3 * x.flatten()[-1]
+
+
+def _differences(x: Tensor, ahead: float, behind: float, divisor: float) -> Tensor:
+    """(f(x + ahead·e_i) − f(x + behind·e_i)) / divisor for every entry i."""
+    units = torch.eye(x.numel(), dtype=x.dtype).reshape(-1, *x.shape)
+    quotients = [(_function(x + ahead * u) - _function(x + behind * u)) / divisor for u in units]
+    return torch.stack(quotients).reshape(x.shape)
+
+
+@check("6.2", "Central differences")
+def central_difference(gradient: Callable[[Callable[[Tensor], Tensor], Tensor, float], Tensor]) -> str:
+    """``gradient(f, x, h)`` should return (f(x + h·e_i) − f(x − h·e_i)) / 2h for every entry of ``x``."""
+    h = 0.1  # large on purpose: the schemes differ visibly
+    for shape, seed in (((3,), 0), ((2, 3), 1)):
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        given = x.clone()
+        got = gradient(_function, given, h)
+        if not torch.allclose(given, x):
+            raise Mistake("input-changed", "your function leaves x changed: move one entry of a copy, or put it back.")
+        together = (_function(x + h) - _function(x - h)) / (2 * h)
+        exact = x.clone().requires_grad_()
+        _function(exact).backward()
+        if isinstance(got, Tensor) and got.numel() == 1:
+            got = got.reshape(()).expand(shape)
+        mistakes = {
+            "forward-difference": (
+                _differences(x, h, 0, h),
+                "this is the forward difference; step to both sides of x.",
+            ),
+            "backward-difference": (
+                _differences(x, 0, -h, h),
+                "this is the backward difference; step to both sides of x.",
+            ),
+            "half-missing": (_differences(x, h, -h, h), "the two points are 2h apart, so divide by 2h."),
+            "half-step": (_differences(x, h / 2, -h / 2, h), "here the points should lie h, not h/2, on either side."),
+            "order-swapped": (_differences(x, -h, h, 2 * h), "the sign is turned round: f(x + h) comes first."),
+            "all-at-once": (together.expand(shape), "you moved all entries together; move one at a time."),
+            "derivative-instead": (exact.grad, "this is the exact gradient; the quotient with this h differs."),
+        }
+        expect_close(got, _differences(x, h, -h, 2 * h), mistakes=mistakes, rtol=1e-7, atol=1e-9)
+    return "right, entry by entry, and the error shrinks with h². It will catch any wrong gradient of yours."
+
+
+@check("6.3", "A vector–Jacobian product by hand")
+def vjp(product: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
+    """``product(matrix, x, v)`` should return vᵀJ for y = tanh(matrix · x), without building J."""
+    for rows, columns, seed in ((3, 3, 0), (2, 4, 1), (5, 2, 2)):
+        generator = torch.Generator().manual_seed(seed)
+        matrix = torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+        x = torch.randn(columns, generator=generator, dtype=torch.float64)
+        v = torch.randn(rows, generator=generator, dtype=torch.float64)
+        y = torch.tanh(matrix @ x)
+        slope = 1 - y**2
+        mistakes: dict[str, tuple[Tensor, str]] = {
+            "slope-forgotten": (matrix.T @ v, "the factor of tanh is missing: its slope is 1 − y², at y = tanh(Ax)."),
+            "slope-not-squared": (matrix.T @ ((1 - y) * v), "the slope of tanh is 1 − y², with a square."),
+            "slope-at-wrong-point": (
+                matrix.T @ ((1 - (matrix @ x) ** 2) * v),
+                "the slope is 1 − y², y after the tanh.",
+            ),
+            "value-for-slope": (matrix.T @ (y * v), "you multiplied by tanh itself, not by its slope 1 − y²."),
+            "v-ignored": (matrix.T @ slope, "this is the answer for v = (1, …, 1): v has to enter."),
+        }
+        if rows == columns:
+            mistakes["jvp"] = (
+                slope * (matrix @ v),
+                "this is the product J v; a gradient flows the other way, vᵀJ: first the slope, then the transpose.",
+            )
+            mistakes["not-transposed"] = (
+                matrix @ (slope * v),
+                "the matrix wants transposing: y_i depends on x_j through A_ij, so x_j collects over i.",
+            )
+        try:
+            got = product(matrix, x, v)
+        except NotImplementedError:
+            raise
+        except RuntimeError as error:
+            raise Mistake(
+                "shapes",
+                f"with a matrix of shape ({rows}, {columns}) your code raised: {str(error).splitlines()[0]}. "
+                f"v has {rows} entries and the result {columns}.",
+            ) from None
+        expect_close(got, matrix.T @ (slope * v), mistakes=mistakes, rtol=1e-7, atol=1e-9)
+    return "right for every shape. A layer's backward pass is two products, and the Jacobian is never stored."
+
+
+def _linear(generator: torch.Generator) -> nn.Linear:
+    """A small float64 model whose weights come from the generator."""
+    model = nn.utils.skip_init(nn.Linear, 3, 1, dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    return model
+
+
+def _mean_square_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Gradient of the mean squared error over the rows, all parameters in one vector."""
+    gradients = torch.autograd.grad(((model(x) - y) ** 2).mean(), list(model.parameters()))
+    return torch.cat([g.flatten() for g in gradients])
+
+
+@check("6.4", "Micro-batches of unequal size")
+def accumulation(accumulate: Callable[[nn.Module, list[tuple[Tensor, Tensor]]], Any]) -> str:
+    """``accumulate(model, micro_batches)`` should leave in ``.grad`` the gradient of the mean over all examples."""
+    for sizes, stale in (((5, 2, 1), False), ((1, 6), True)):
+        generator = torch.Generator().manual_seed(len(sizes))
+        model = _linear(generator)
+        before = [p.detach().clone() for p in model.parameters()]
+        batches = [torch.randn(n, 4, generator=generator, dtype=torch.float64).split((3, 1), dim=1) for n in sizes]
+        parts = torch.stack([_mean_square_gradient(model, x, y) for x, y in batches])
+        weights = torch.tensor(sizes, dtype=torch.float64) / sum(sizes)
+        right = weights @ parts
+        if stale:
+            for parameter in model.parameters():
+                parameter.grad = torch.ones_like(parameter)
+        accumulate(model, [(x.clone(), y.clone()) for x, y in batches])
+        if any(not torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True)):
+            raise Mistake("model-changed", "the weights have moved: only gradients are asked for, no optimizer step.")
+        if any(p.grad is None for p in model.parameters()):
+            raise Mistake("no-gradient", "some parameter has no .grad afterwards: is backward() called on every part?")
+        got = torch.cat([p.grad.flatten() for p in model.parameters()])
+        last = parts[-1]
+        if torch.allclose(got, (got @ last) / (last @ last) * last):
+            raise Mistake(
+                "zeroed-inside", "only the last part has survived: clear the gradients before the loop, not in it."
+            )
+        mistakes = {
+            "stale-gradient": (
+                right + 1,
+                "what .grad held before is still in it: clear it once, before the first part.",
+            ),
+            "not-scaled": (parts.sum(0), "this is the sum of the parts' mean losses: each part needs its weight."),
+            "equal-weights": (parts.mean(0), "dividing by the number of parts is right for equal sizes only."),
+            "sum-of-squares": (
+                right * sum(sizes),
+                "this is the gradient of the sum over examples: divide by their number.",
+            ),
+        }
+        expect_close(got, right, mistakes=mistakes, name="the accumulated gradient", rtol=1e-5, atol=1e-8)
+    return "right: parts of any size add up to the gradient of the whole batch."
+
+
+def _energy_network(generator: torch.Generator) -> nn.Module:
+    """A small network from rows of 4 numbers to one number each, with its first weight frozen."""
+    layers = [nn.utils.skip_init(nn.Linear, i, o, dtype=torch.float64) for i, o in ((4, 8), (8, 1))]
+    network = nn.Sequential(layers[0], nn.Tanh(), layers[1])
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    layers[0].weight.requires_grad_(False)
+    return network
+
+
+@check("6.5", "The input gradient of a frozen network")
+def input_gradient(gradient: Callable[[nn.Module, Tensor], Tensor]) -> str:
+    """``gradient(network, x)`` should return ∂(Σ network(x))/∂x and leave the network and ``x`` as they were."""
+    generator = torch.Generator().manual_seed(0)
+    network = _energy_network(generator)
+    flags = [p.requires_grad for p in network.parameters()]
+    for rows, recording in ((3, True), (5, False)):
+        x = torch.randn(rows, 4, generator=generator, dtype=torch.float64)
+        wanted = x.clone().requires_grad_()
+        (right,) = torch.autograd.grad(network(wanted).sum(), wanted)
+        given = x.clone()
+        with torch.set_grad_enabled(recording):
+            try:
+                got = gradient(network, given)
+            except RuntimeError as error:
+                if not recording:
+                    advice = "right, but not when the caller is under `torch.no_grad()`: use `torch.enable_grad()`."
+                    raise Mistake("fails-under-no-grad", advice) from None
+                if not any(words in str(error) for words in ("not require grad", "not have been used")):
+                    raise
+                advice = (
+                    "the graph does not reach x: switch its flag on *before* the network runs, and cut nothing after."
+                )
+                raise Mistake("input-cut", advice) from None
+        if [p.requires_grad for p in network.parameters()] != flags:
+            raise Mistake("flags-changed", "requires_grad of the parameters is not as it was: put each flag back.")
+        if any(p.grad is not None for p in network.parameters()):
+            raise Mistake("parameter-grads", "the parameters have collected gradients: `backward()` fills every leaf.")
+        if given.requires_grad or given.grad is not None:
+            raise Mistake("input-changed", "the caller's x is now tracked: work on `x.detach()` with its own flag.")
+        got = expect_tensor(got, (rows, 4), "the input gradient")
+        if got.requires_grad:
+            raise Mistake("graph-kept", "the result still hangs on a graph, which a chain of steps would never free.")
+        mistakes = {
+            "sign": (-right, "the sign is turned round: the gradient itself is asked for, not minus it."),
+            "mean-for-sum": (right / rows, "the rows are divided by their number: use the sum instead."),
+        }
+        expect_close(got, right, mistakes=mistakes, name="the input gradient", rtol=1e-7, atol=1e-9)
+    return "right: the gradient reaches the input, and the network has noticed nothing. Samplers call just this."
+
+
+@check("6.6", "A scalar autograd engine")
+def engine(value: Any) -> str:
+    """The class should behave like a one-number tensor: arithmetic, backward, flags, detach, no_grad."""
+    if not isinstance(value, type):
+        raise Mistake("not-a-class", "give the class itself, `Value`, not an object that it made.")
+    for number, (title, stage) in enumerate(STAGES):
+        try:
+            stage(value)
+        except NotImplementedError:
+            if number == 0:
+                raise NotAttempted from None
+            raise Mistake("unfinished", f"{number} of {len(STAGES)} stages pass; next comes: {title}.") from None
+        except Mistake as mistake:
+            raise Mistake(mistake.name, f"stage {number + 1} of {len(STAGES)}, {title}: {mistake.advice}") from None
+        except RecursionError:
+            raise Mistake("endless", f"{title}: your code calls itself without end.") from None
+        except (TypeError, AttributeError) as error:
+            advice = f"{number} of {len(STAGES)} stages pass; next comes: {title} (it raised: {error})."
+            raise Mistake("unfinished", advice) from None
+    return f"all {len(STAGES)} stages pass, on random expressions to the last digits that torch gives."
