@@ -103,8 +103,9 @@ class NoiseSchedule:
         if t.is_floating_point() or t.is_complex() or t.dtype == torch.bool:
             raise TypeError(f"expected integer timesteps, got {t.dtype}")
         if t.numel() and (t.min() < lowest or t.max() >= self.n_steps):
-            span = f"{int(t.min())} to {int(t.max())}"
-            raise ValueError(f"expected timesteps from {lowest} to {self.n_steps - 1}, got {span}")
+            low, high = int(t.min()), int(t.max())
+            got = str(low) if low == high else f"{low} to {high}"
+            raise ValueError(f"expected timesteps from {lowest} to {self.n_steps - 1}, got {got}")
         return t
 
     def beta(self, t: Tensor | int) -> Tensor:

@@ -88,15 +88,20 @@ def check(exercise: str, title: str) -> Callable[[Callable[..., str]], Callable[
             ) -> Outcome:
                 return Outcome(exercise, title, status, message, mistake)
 
+            def unfinished() -> Outcome:
+                return outcome("open", "not attempted yet. Replace the `...` and run the cell again.")
+
             try:
                 if any(answer is Ellipsis for answer in (*answers, *named.values())):
                     raise NotAttempted
                 return outcome("passed", function(*answers, **named))
-            except (NotAttempted, NotImplementedError):
-                return outcome("open", "not attempted yet. Replace the `...` and run the cell again.")
+            except NotAttempted:
+                return unfinished()
             except Mistake as mistake:
                 return outcome("failed", mistake.advice, mistake.name)
             except Exception as error:
+                if isinstance(error, NotImplementedError) and not error.args:  # a stub; torch's own have a message
+                    return unfinished()
                 text = f"your code raised {type(error).__name__}: {error}"
                 return outcome("failed", text, "raised")
 
@@ -116,9 +121,12 @@ def _as_tensor(value: Any, name: str) -> Tensor:
     if inspect.isfunction(value):
         raise Mistake("not-called", f"{name} is a function. Did you forget to call it?")
     try:
-        return torch.as_tensor(value)
+        tensor = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError):
         raise Mistake("wrong-type", f"{name} should be a tensor or a number, got {type(value).__name__}.") from None
+    if tensor.is_complex():
+        raise Mistake("wrong-type", f"{name} should be real, got complex numbers.")
+    return tensor
 
 
 def expect_tensor(value: Any, shape: tuple[int, ...] | None = None, name: str = "your result") -> Tensor:
@@ -151,7 +159,7 @@ def expect_scalar(value: Any, name: str = "your result") -> float:
     tensor = expect_tensor(value, None, name)
     if tensor.numel() != 1:
         raise Mistake("wrong-shape", f"{name} should be one number, got shape {tuple(tensor.shape)}.")
-    return float(tensor)
+    return float(tensor.detach())
 
 
 def expect_close(

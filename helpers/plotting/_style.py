@@ -31,7 +31,7 @@ DIVERGING = "RdBu_r"
 """Colour map for signed quantities; centre it at zero."""
 
 _RC = {
-    "figure.dpi": 90,
+    "figure.dpi": 80,
     "savefig.dpi": 110,
     "figure.facecolor": "white",
     "axes.facecolor": "white",
@@ -59,7 +59,9 @@ def use_course_style() -> None:
     if shell is not None:
         from matplotlib_inline.config import InlineBackend
 
-        InlineBackend.instance(parent=shell).figure_formats = {"retina"}
+        backend = InlineBackend.instance(parent=shell)
+        backend.print_figure_kwargs = {"bbox_inches": "tight", "pil_kwargs": {"optimize": True}}
+        backend.figure_formats = {"retina"}
 
 
 def new_figure(

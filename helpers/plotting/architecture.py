@@ -99,14 +99,14 @@ def attention_maps(
         raise ValueError(f"expected {len(queries)} labels, got {len(labels)}")
     panels = len(queries) + 1
     figure, axes = new_figure(1, panels, width=width, height=width / panels * rows / columns + 0.55)
-    drawn = axes[0].imshow(image, cmap="gray", vmin=-1, vmax=1)
+    drawn = axes[0].imshow(image.numpy(), cmap="gray", vmin=-1, vmax=1)
     figure.colorbar(drawn, ax=axes[0], location="bottom", shrink=0.9, ticks=[-1, 1])
     axes[0].set_title("image", fontsize=10)
     for number, (row, column) in enumerate(queries):
         axis, color = axes[number + 1], COLORS[_MARKS[number]]
         own = row * columns + column
         top = torch.cat([weights[own, :own], weights[own, own + 1 :]]).max().item()
-        drawn = axis.imshow(weights[own].reshape(rows, columns), vmin=0, vmax=top, cmap=SEQUENTIAL)
+        drawn = axis.imshow(weights[own].reshape(rows, columns).numpy(), vmin=0, vmax=top, cmap=SEQUENTIAL)
         figure.colorbar(drawn, ax=axis, location="bottom", shrink=0.9, format="%.2f", ticks=[0, top])
         axis.set_title(labels[number] if labels else f"query {number + 1}", fontsize=10)
         for where in (axes[0], axis):
@@ -133,8 +133,8 @@ def receptive_fields(gradients: Mapping[str, Tensor], sides: Mapping[str, int], 
     colours = plt.get_cmap(SEQUENTIAL).with_extremes(bad="#D0D0D0")
     figure, axes = new_figure(1, len(gradients), height=7.0 / len(gradients) + 0.5, squeeze=False)
     for axis, (title, gradient) in zip(axes[0], gradients.items(), strict=True):
-        relative = (gradient / gradient.max()).masked_fill(gradient == 0, torch.nan)
-        drawn = axis.imshow(relative.clamp(min=1e-5), norm=LogNorm(1e-5, 1), cmap=colours, interpolation="nearest")
+        relative = (gradient / gradient.max()).clamp(min=1e-5).masked_fill(gradient == 0, torch.nan).numpy()
+        drawn = axis.imshow(relative, norm=LogNorm(1e-5, 1), cmap=colours, interpolation="nearest")
         if title in sides:
             corner = (centre[1] - sides[title] / 2, centre[0] - sides[title] / 2)
             square = {"fill": False, "edgecolor": COLORS["vermilion"], "linewidth": 1.6}
@@ -192,9 +192,9 @@ def _two_dims(picture: Tensor) -> tuple[int, int]:
 def _draw_stage(axis: Axes, place: tuple[float, float], stage: Stage, fill: str) -> None:
     x, y = place
     box = {"boxstyle": "round,pad=0,rounding_size=0.08", "facecolor": fill, "edgecolor": COLORS["grey"], "zorder": 2}
-    axis.add_patch(FancyBboxPatch((x - 0.46, y - 0.3), 0.92, 0.6, **box))
+    axis.add_patch(FancyBboxPatch((x - 0.455, y - 0.3), 0.91, 0.6, **box))
     channels, height, breadth = stage.shape
-    axis.text(x, y + 0.12, stage.name, ha="center", va="center", fontsize=6.8, weight="bold", zorder=3)
+    axis.text(x, y + 0.12, stage.name, ha="center", va="center", fontsize=6.1, weight="bold", zorder=3)
     axis.text(x, y - 0.13, f"{channels}×{height}×{breadth}", ha="center", va="center", fontsize=6.8, zorder=3)
 
 
@@ -202,9 +202,9 @@ def _draw_arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float]
     """From box to box; a bent arrow goes over the top of what lies between."""
     (x0, y0), (x1, y1) = start, end
     if bend:
-        ends = ((x0, y0 + 0.3), (x1, y1 + 0.3))
+        ends = ((x0 + 0.2, y0 + 0.3), (x1 - 0.2, y1 + 0.3))
     elif y0 == y1:
-        ends = ((x0 + 0.46, y0), (x1 - 0.46, y1))
+        ends = ((x0 + 0.455, y0), (x1 - 0.455, y1))
     else:
         side = 0.3 if y1 > y0 else -0.3
         ends = ((x0, y0 + side), (x1, y1 - side))

@@ -35,7 +35,7 @@ def embedding_heatmap(embeddings: Mapping[str, Tensor], width: float = 7.0, heig
     figure, axes = new_figure(1, len(embeddings), width=width, height=height, squeeze=False)
     for axis, (title, values) in zip(axes[0], embeddings.items(), strict=True):
         picture = axis.imshow(
-            values.detach().cpu().T, aspect="auto", cmap=DIVERGING, vmin=-1, vmax=1, interpolation="nearest"
+            values.detach().cpu().T.numpy(), aspect="auto", cmap=DIVERGING, vmin=-1, vmax=1, interpolation="nearest"
         )
         axis.set(title=title, xlabel="time $t$")
     axes[0, 0].set_ylabel("dimension of the embedding")

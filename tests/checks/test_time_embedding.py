@@ -1,0 +1,282 @@
+"""Right answers pass, in several styles; each typical mistake is called by its name."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.checks import time_embedding
+
+# 1.1 -----------------------------------------------------------------------------------------------------------------
+
+
+def embed_vectorised(t, d, max_period):
+    omega = torch.exp(-math.log(max_period) * torch.arange(d // 2) / (d // 2))
+    angles = t[:, None] * omega
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def embed_numpy(t, d, max_period):
+    out = np.zeros((len(t), d))
+    for k in range(d // 2):
+        angle = np.asarray(t) / max_period ** (2 * k / d)
+        out[:, k], out[:, d // 2 + k] = np.sin(angle), np.cos(angle)
+    return out
+
+
+def embed_list(t, d, max_period):
+    """One phase-shifted sine for every dimension, plain Python."""
+    h = d // 2
+    return [
+        [math.sin(time * max_period ** (-(j % h) / h) + (j // h) * math.pi / 2) for j in range(d)]
+        for time in t.tolist()
+    ]
+
+
+def embed_wrong(frequencies, *, cosines=None, order="halves"):
+    """Frequencies as a function of k, h and P; the rest as it should be, unless said."""
+
+    def embed(t, d, max_period):
+        h = d // 2
+        k = torch.arange(h)
+        sin = torch.sin(t[:, None] * frequencies(k, h, max_period))
+        cos = torch.cos(t[:, None] * (cosines or frequencies)(k, h, max_period))
+        if order == "interleaved":
+            return torch.stack([sin, cos], dim=2).flatten(1)
+        return torch.cat([cos, sin] if order == "cosines-first" else [sin, cos], dim=1)
+
+    return embed
+
+
+def right_frequencies(k, h, p):
+    return p ** (-k / h)
+
+
+def dimension_index_interleaved(t, d, max_period):
+    j = torch.arange(d)
+    angles = t[:, None] / max_period ** (j / d)
+    return torch.where(j % 2 == 0, angles.sin(), angles.cos())
+
+
+def dimension_index_powers(t, d, max_period):
+    """What the assignment's list for d = 8 has: sin 1, cos 0.1, sin 0.01, …"""
+    j = torch.arange(d)
+    angles = t[:, None] / max_period ** (2 * j / d)
+    return torch.where(j % 2 == 0, angles.sin(), angles.cos())
+
+
+WRONG_1 = {
+    "interleaved": embed_wrong(right_frequencies, order="interleaved"),
+    "cosines-first": embed_wrong(right_frequencies, order="cosines-first"),
+    "sines-only": lambda t, d, p: torch.cat([embed_vectorised(t, d, p)[:, : d // 2]] * 2, dim=1),
+    "transposed": lambda t, d, p: embed_vectorised(t, d, p).T,
+    "dimension-index": dimension_index_interleaved,
+    "half-minus-one": embed_wrong(lambda k, h, p: p ** (-k / (h - 1))),
+    "divided-by-d": embed_wrong(lambda k, h, p: p ** (-k / (2 * h))),
+    "missing-division": embed_wrong(lambda k, h, p: torch.exp(-math.log(p) * k)),
+    "growing-frequencies": embed_wrong(lambda k, h, p: torch.exp(math.log(p) * k / h)),
+    "missing-logarithm": embed_wrong(lambda k, h, p: torch.exp(-k / h)),
+    "wrong-logarithm": embed_wrong(lambda k, h, p: torch.exp(-math.log10(p) * k / h)),
+    "fixed-max-period": embed_wrong(lambda k, h, p: 10_000 ** (-k / h)),
+    "full-turns": embed_wrong(lambda k, h, p: 2 * math.pi * p ** (-k / h)),
+    "degrees": lambda t, d, p: embed_vectorised(torch.deg2rad(t.float()), d, p),
+    "scaled-time": lambda t, d, p: embed_vectorised(t / 1000, d, p),
+    "returned-none": lambda t, d, p: None,
+    "wrong-shape": lambda t, d, p: embed_vectorised(t, d, p)[:, :-1],
+}
+ALSO_DIMENSION_INDEX = [
+    dimension_index_powers,
+    embed_wrong(lambda k, h, p: p ** (-k / h), cosines=lambda k, h, p: p ** (-(k + h) / h)),
+    embed_wrong(lambda k, h, p: p ** (-2 * k / (2 * h)), cosines=lambda k, h, p: p ** (-(2 * k + 1) / (2 * h))),
+]
+
+# 1.2 -----------------------------------------------------------------------------------------------------------------
+
+
+def convert_stack(e):
+    sin, cos = e.chunk(2, dim=1)
+    return torch.stack([sin, cos], dim=2).flatten(1)
+
+
+def convert_slices(e):
+    out = torch.empty_like(e)
+    out[:, 0::2], out[:, 1::2] = e[:, : e.shape[1] // 2], e[:, e.shape[1] // 2 :]
+    return out
+
+
+def convert_index(e):
+    h = e.shape[1] // 2
+    return e.numpy()[:, [i for k in range(h) for i in (k, k + h)]]
+
+
+WRONG_2 = {
+    "unchanged": lambda e: e.reshape(len(e), 2, -1).flatten(1),
+    "wrong-way": lambda e: torch.cat([e[:, 0::2], e[:, 1::2]], dim=1),
+    "cosines-first": lambda e: torch.stack(e.chunk(2, dim=1)[::-1], dim=2).flatten(1),
+    "mixed-samples": lambda e: torch.stack(e.chunk(2, dim=1)).reshape(e.shape),
+    "not-flattened": lambda e: torch.stack(e.chunk(2, dim=1), dim=2),
+}
+
+# 1.3 -----------------------------------------------------------------------------------------------------------------
+
+
+def rotation_diagonals(shift, d, max_period):
+    angle = shift * max_period ** (-torch.arange(d // 2) / (d // 2))
+    c, s = torch.diag(angle.cos()), torch.diag(angle.sin())
+    return torch.cat([torch.cat([c, s], dim=1), torch.cat([-s, c], dim=1)], dim=0)
+
+
+def rotation_entries(shift, d, max_period):
+    h = d // 2
+    matrix = np.zeros((d, d))
+    for k in range(h):
+        angle = shift / max_period ** (k / h)
+        matrix[k, k] = matrix[h + k, h + k] = math.cos(angle)
+        matrix[k, h + k], matrix[h + k, k] = math.sin(angle), -math.sin(angle)
+    return matrix
+
+
+def rotation_fitted(shift, d, max_period):
+    """Found instead of derived: least squares over many times."""
+    t = torch.linspace(-5_000, 5_000, 400, dtype=torch.float64)
+    before, after = (np.asarray(embed_numpy(times, d, max_period)) for times in (t, t + shift))
+    return np.linalg.lstsq(before, after, rcond=None)[0].T
+
+
+def rotation_interleaved(shift, d, max_period):
+    angles = shift * max_period ** (-2 * torch.arange(d // 2) / d)
+    return torch.block_diag(*[torch.tensor([[a.cos(), a.sin()], [-a.sin(), a.cos()]]) for a in angles])
+
+
+def rotation_signs(shift, d, max_period, signs):
+    h = d // 2
+    matrix = rotation_diagonals(shift, d, max_period)
+    matrix[:h, h:], matrix[h:, :h] = signs[0] * matrix[:h, h:].abs(), signs[1] * matrix[h:, :h].abs()
+    return matrix
+
+
+WRONG_3 = {
+    "backwards": lambda s, d, p: rotation_diagonals(-s, d, p),
+    "one-angle": lambda s, d, p: rotation_diagonals(s, d, 1.0),
+    "interleaved": rotation_interleaved,
+    "no-mixing": lambda s, d, p: rotation_diagonals(s, d, p) * torch.eye(d),
+    "wrong-signs": lambda s, d, p: rotation_signs(s, d, p, (1, 1)),
+}
+
+# 1.4 -----------------------------------------------------------------------------------------------------------------
+
+PERIOD = math.exp(math.log(1000 / (2 * math.pi)) / (1 - 1 / 64))
+WRONG_4 = {
+    "last-frequency": 1000 / (2 * math.pi),
+    "missing-two-pi": 1000 ** (64 / 63),
+    "times-two-pi": (2000 * math.pi) ** (64 / 63),
+    "upside-down": (1000 / (2 * math.pi)) ** (63 / 64),
+    "dimensions-for-pairs": (1000 / (2 * math.pi)) ** (128 / 127),
+}
+
+# 1.5 -----------------------------------------------------------------------------------------------------------------
+
+OMEGA = 10_000 ** (-torch.arange(64) / 64)
+
+
+def read_table(e):
+    table = embed_vectorised(torch.arange(1000), 128, 10_000)
+    return (e @ table.T).argmax(dim=1)
+
+
+def read_nearest(e):
+    table = embed_numpy(np.arange(1000), 128, 10_000)
+    return [int(np.argmin(((table - row) ** 2).sum(1))) for row in e.numpy()]
+
+
+def read_coarse_to_fine(e):
+    """Each faster hand corrects what the slower ones gave."""
+    angles = torch.atan2(e[:, :64], e[:, 64:]).double()
+    t = angles[:, -1] / OMEGA[-1]
+    for k in range(62, -1, -1):
+        error = torch.remainder(angles[:, k] - OMEGA[k] * t + math.pi, 2 * math.pi) - math.pi
+        t = t + error / OMEGA[k]
+    return t.round().long()
+
+
+WRONG_5 = {
+    "fastest-hand": lambda e: torch.atan2(e[:, 0], e[:, 64]) % (2 * math.pi),
+    "angle-not-time": lambda e: torch.atan2(e[:, 63], e[:, 127]),
+    "swapped-arguments": lambda e: (torch.atan2(e[:, 127], e[:, 63]) / OMEGA[63]).round(),
+    "truncated": lambda e: (torch.atan2(e[:, 63], e[:, 127]) / OMEGA[63]).long(),
+    "one-hand": lambda e: (torch.atan2(e[:, 63], e[:, 127]) / OMEGA[63]).round(),
+    "wrong-shape": lambda e: (e @ embed_vectorised(torch.arange(1000), 128, 10_000).T).argmax(),
+}
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+CHECKS = {
+    "1.1": time_embedding.halves,
+    "1.2": time_embedding.to_interleaved,
+    "1.3": time_embedding.rotation,
+    "1.4": time_embedding.longest_period,
+    "1.5": time_embedding.read_clock,
+}
+RIGHT = {
+    "1.1": [embed_vectorised, embed_numpy, embed_list],
+    "1.2": [convert_stack, convert_slices, convert_index],
+    "1.3": [rotation_diagonals, rotation_entries, rotation_fitted],
+    "1.4": [PERIOD, 172.5, torch.tensor((1000 / 2 / math.pi) ** (64 / 63))],
+    "1.5": [read_table, read_nearest, read_coarse_to_fine],
+}
+WRONG = {"1.1": WRONG_1, "1.2": WRONG_2, "1.3": WRONG_3, "1.4": WRONG_4, "1.5": WRONG_5}
+
+
+@pytest.mark.parametrize(("number", "answer"), [(n, a) for n, answers in RIGHT.items() for a in answers])
+def test_right(number, answer):
+    outcome = CHECKS[number](answer)
+    assert (outcome.exercise, outcome.status) == (number, "passed"), outcome
+
+
+@pytest.mark.parametrize(("number", "name"), [(n, name) for n, wrong in WRONG.items() for name in wrong])
+def test_wrong(number, name):
+    outcome = CHECKS[number](WRONG[number][name])
+    assert (outcome.status, outcome.mistake) == ("failed", name), outcome
+
+
+@pytest.mark.parametrize("embed", ALSO_DIMENSION_INDEX)
+def test_every_way_to_slip_with_the_index_has_one_name(embed):
+    assert time_embedding.halves(embed).mistake == "dimension-index"
+
+
+@pytest.mark.parametrize(
+    ("number", "answer", "name"),
+    [
+        ("1.1", embed_wrong(lambda k, h, p: p ** (-k / (h - 1)), order="interleaved"), "half-minus-one"),
+        ("1.2", lambda e: torch.stack(e.chunk(2, dim=1), dim=-1).transpose(0, 1).reshape(e.shape), "mixed-samples"),
+        ("1.3", lambda s, d, p: rotation_interleaved(-s, d, p), "interleaved"),
+        ("1.3", lambda s, d, p: rotation_signs(s, d, p, (-1, -1)), "wrong-signs"),
+        ("1.4", 1000, "missing-two-pi"),
+        ("1.4", 2000 * math.pi, "times-two-pi"),
+        ("1.5", lambda e: torch.atan2(e[:, 0], e[:, 64]).long(), "fastest-hand"),
+    ],
+)
+def test_the_same_mistake_in_other_clothes(number, answer, name):
+    assert CHECKS[number](answer).mistake == name
+
+
+@pytest.mark.parametrize(
+    ("number", "answer"),
+    [
+        ("1.1", lambda t, d, p: torch.ones(len(t), d)),
+        ("1.2", lambda e: e + 1),
+        ("1.3", lambda s, d, p: torch.zeros(d, d)),
+        ("1.4", 42.0),
+    ],
+)
+def test_something_else_fails_without_a_name_of_its_own(number, answer):
+    assert CHECKS[number](answer).status == "failed"
+
+
+@pytest.mark.parametrize("number", list(CHECKS))
+def test_stubs_are_open(number):
+    def stub(*arguments):
+        raise NotImplementedError
+
+    assert CHECKS[number](... if number == "1.4" else stub).status == "open"
