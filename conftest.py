@@ -1,0 +1,27 @@
+"""Set-up of every test run: no more threads than cores, no display, and notebooks compared with tolerances."""
+
+from __future__ import annotations
+
+import os
+
+import matplotlib
+from _printed import Printed
+from nbval.plugin import IPyNbCell
+
+# Workers with all cores each would fight over them. Notebooks' kernels inherit this; it must precede `import torch`.
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _WORKERS)))
+# A debugger's note on stderr, which says nothing about a lesson.
+os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+
+
+def pytest_configure() -> None:
+    """Draw without a display, and let nbval, which knows exact text only, compare numbers as ``_printed`` says."""
+    matplotlib.use("Agg")  # the variable MPLBACKEND would reach the notebooks' kernels too, and take away their figures
+    exact = IPyNbCell.sanitize
+
+    def sanitize(cell: IPyNbCell, text: object) -> object:
+        text = exact(cell, text)
+        return Printed(text) if isinstance(text, str) else text
+
+    IPyNbCell.sanitize = sanitize
