@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn import functional as F
@@ -140,7 +140,7 @@ def image_folder(path: str | Path, size: int, channels: int = 3) -> Tensor:
 def _read_square(file: Path, size: int, channels: int) -> Tensor:
     try:
         with Image.open(file) as picture:
-            picture = picture.convert("RGB" if channels == 3 else "L")
+            picture = ImageOps.exif_transpose(picture).convert("RGB" if channels == 3 else "L")
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"cannot read the picture {file} ({error}): remove it, or save it anew as PNG") from error
     side = min(picture.size)
