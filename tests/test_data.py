@@ -15,8 +15,6 @@ from torch import Tensor
 from helpers.data import TOY_2D, digits, from_uint8, image_folder, to_uint8, toy_2d
 from helpers.oracle import eight_gaussians
 
-# ── bytes ─────────────────────────────────────────────────────────────────
-
 
 def test_every_byte_makes_the_round_trip() -> None:
     every = torch.arange(256, dtype=torch.uint8)
@@ -283,7 +281,7 @@ def test_unknown_toys_are_refused_with_the_names_there_are() -> None:
         toy_2d("spiral", 0)
 
 
-def test_image_folder_turns_photographs_upright(tmp_path):
+def test_image_folder_turns_photographs_upright(tmp_path: Path) -> None:
     """A camera stores a turned picture with a note (EXIF 6: turn by 90° clockwise to view); the note is heeded."""
     pixels = np.zeros((8, 8, 3), dtype=np.uint8)
     pixels[:, :4] = 255  # left half white as stored, so the upper half is white when upright
@@ -291,6 +289,6 @@ def test_image_folder_turns_photographs_upright(tmp_path):
     exif = picture.getexif()
     exif[0x0112] = 6
     picture.save(tmp_path / "photo.png", exif=exif)
-    image = data.image_folder(tmp_path, 8)[0]
+    image = image_folder(tmp_path, 8)[0]
     torch.testing.assert_close(image[:, :4], torch.ones(3, 4, 8))
     torch.testing.assert_close(image[:, 4:], -torch.ones(3, 4, 8))
