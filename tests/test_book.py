@@ -207,11 +207,14 @@ def test_hints_and_solutions_unfold(opened: Visit) -> None:
 
 @pytest.mark.browser
 def test_nothing_scrolls_sideways_on_a_phone(opened: Visit) -> None:
-    """Also with everything unfolded."""
+    """Also with everything unfolded; and pictures shrink without being squeezed."""
     opened.page.evaluate("document.querySelectorAll('article details').forEach(fold => { fold.open = true })")
     opened.page.set_viewport_size(PHONE)
     width = opened.page.evaluate("Math.max(document.documentElement.scrollWidth, document.body.scrollWidth)")
     assert width <= PHONE["width"]
+    ratio = "image.clientWidth / image.clientHeight / (image.naturalWidth / image.naturalHeight)"
+    squeezed = f"images => images.filter(image => Math.abs({ratio} - 1) > 0.05).map(image => image.alt)"
+    assert opened.page.locator("article img").evaluate_all(squeezed) == []
 
 
 @pytest.mark.browser

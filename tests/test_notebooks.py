@@ -39,7 +39,13 @@ except ModuleNotFoundError:  # on Colab: install the course, and leave Colab's o
 """
 
 # Every cell whose output nbval does not compare: lesson → first line of the cell → why its output may differ.
-UNCOMPARED: dict[str, dict[str, str]] = {}
+UNCOMPARED: dict[str, dict[str, str]] = {
+    "00_start_here": {
+        'device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"': (
+            "shows which device this machine has"
+        ),
+    },
+}
 
 TAGS = {"setup", "exercise", "exercise-check", "hide-input", "hide-output", "raises-exception", "nbval-ignore-output"}
 

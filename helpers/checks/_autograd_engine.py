@@ -61,7 +61,7 @@ def _stage_chain(value: Any) -> None:
     programs: tuple[tuple[str, Callable[[Any, Any], Any], float], ...] = (
         ("(x·a)·a", lambda x, a: (x * a) * a, 25.0),
         ("(x + a)·a", lambda x, a: (x + a) * a, 5.0),
-        ("(x²)·a", lambda x, a: (x**2) * a, 20.0),
+        ("a·(x·a)", lambda x, a: a * (x * a), 25.0),
     )
     for text, program, right in programs:
         x = value(2.0, requires_grad=True)
@@ -163,7 +163,9 @@ def _stage_accumulate(value: Any) -> None:
     advice = f"after 2x and 3x, two passes without a reset, x.grad should be 5, got {x.grad!r}: passes add up."
     _demand(_near(x.grad, 5.0), "resets-by-itself", advice)
     x.zero_grad()
-    _demand(x.grad is None or _near(x.grad, 0.0), "zero-grad", f"zero_grad() should empty .grad, got {x.grad!r}.")
+    advice = "zero_grad() should empty .grad: None, as before the first pass. A 0 says that a gradient has arrived."
+    _demand(x.grad is None or not _near(x.grad, 0.0), "zero-not-none", advice)
+    _demand(x.grad is None, "zero-grad", f"zero_grad() should empty .grad, got {x.grad!r}.")
     (3 * x).backward()
     _demand(_near(x.grad, 3.0), "zero-grad", f"zero_grad(), then a pass through 3x, should give 3, got {x.grad!r}.")
     x = value(2.0, requires_grad=True)
@@ -175,12 +177,16 @@ def _stage_accumulate(value: Any) -> None:
         "was sent on again. Only leaves keep their gradient between passes."
     )
     _demand(_near(x.grad, 21.0), "stale-intermediates", advice)
+    advice = (
+        f"z = 3x is no leaf, so z.grad should stay None; got {z.grad!r}. Adjoints belong to the pass, not to nodes."
+    )
+    _demand(z.grad is None, "grad-on-non-leaf", advice)
 
 
 def _stage_seed_argument(value: Any) -> None:
     x = value(2.0, requires_grad=True)
-    (x**2).backward(4.0)
-    _demand(_near(x.grad, 16.0), "seed-ignored", f"(x²).backward(4.0) at x = 2 should give 16, got {x.grad!r}.")
+    (x * x).backward(4.0)
+    _demand(_near(x.grad, 16.0), "seed-ignored", f"(x·x).backward(4.0) at x = 2 should give 16, got {x.grad!r}.")
 
 
 def _stage_cut(value: Any) -> None:
@@ -201,6 +207,28 @@ def _stage_cut(value: Any) -> None:
     _demand(
         _flag(x * x, "requires_grad"), "no-grad-stays-on", "after the no_grad() block recording should be on again."
     )
+
+
+def _stage_switch(value: Any) -> None:
+    """The corners of no_grad(): leaves made inside, nested blocks, blocks left by an error."""
+    x = value(3.0, requires_grad=True)
+    with value.no_grad():
+        born_inside = value(1.0, requires_grad=True)
+        with value.no_grad():
+            pass
+        hidden = x * x
+    advice = "a leaf made with requires_grad=True under no_grad() is tracked all the same: the block stops *recording*."
+    _demand(_flag(born_inside, "requires_grad"), "leaf-untracked", advice)
+    advice = "the end of an inner no_grad() block switched recording on while an outer one was open: restore what was."
+    _demand(not _flag(hidden, "requires_grad"), "no-grad-nested", advice)
+    _demand(_flag(x * x, "requires_grad"), "no-grad-stays-on", "after nested no_grad() blocks recording stays off.")
+    try:
+        with value.no_grad():
+            raise InterruptedError
+    except InterruptedError:
+        pass
+    advice = "an error inside the no_grad() block leaves recording off for good: put the switch back in a `finally`."
+    _demand(_flag(x * x, "requires_grad"), "no-grad-after-error", advice)
 
 
 def _stage_cost(value: Any) -> None:
@@ -287,21 +315,22 @@ def _stage_torch(value: Any) -> None:
 
 
 STAGES: tuple[tuple[str, Callable[[Any], None]], ...] = (
-    ("numbers, + and *", _stage_forward),
-    ("the seed of backward()", _stage_seed),
+    ("numbers, + and *", _stage_forward),  # step 1 of the exercise: record
+    ("the seed of backward()", _stage_seed),  # step 2: walk
     ("the product rule", _stage_product),
-    ("** and the power rule", _stage_power),
     ("the chain rule", _stage_chain),
     ("values that are used twice", _stage_reuse),
     ("the order of the pass", _stage_diamond),
+    ("the cost", _stage_cost),
+    ("backward(seed)", _stage_seed_argument),
+    ("** and the power rule", _stage_power),  # step 3: more operations
     ("−, / and negation", _stage_other_operations),
     ("plain numbers on either side", _stage_numbers),
-    ("flags: requires_grad and is_leaf", _stage_flags),
+    ("flags: requires_grad and is_leaf", _stage_flags),  # step 4: flags and leaves
     ("several passes and zero_grad()", _stage_accumulate),
-    ("backward(seed)", _stage_seed_argument),
-    ("detach() and no_grad()", _stage_cut),
-    ("the cost", _stage_cost),
-    ("Q6 to Q9", _stage_questions),
+    ("detach() and no_grad()", _stage_cut),  # step 5: cuts
+    ("no_grad() nested, left by an error, around new leaves", _stage_switch),
+    ("Q6 to Q9", _stage_questions),  # all together
     ("random expressions against torch", _stage_torch),
 )
 """Title and test of each stage, in the order in which an engine is built; a test raises :class:`Mistake`."""

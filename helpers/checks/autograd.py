@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ._autograd_engine import STAGES
 from ._core import Mistake, NotAttempted, check, expect_close, expect_scalar, expect_tensor
@@ -44,10 +45,20 @@ def predictions(answers: Mapping[str, float]) -> str:
     }
     if not isinstance(answers, Mapping) or set(answers) != set(beliefs):
         raise Mistake("wrong-type", "give a dictionary with the keys a, b, c, d and e.")
-    for key, (expected, mistakes) in beliefs.items():
+    filled = [key for key in beliefs if answers[key] is not ...]
+    if not filled:
+        raise NotAttempted
+    for key in filled:
+        expected, mistakes = beliefs[key]
+        if answers[key] is None:
+            why = "it is tracked, and a recorded path leads from the result to it. Which number arrives?"
+            raise Mistake("none-for-a-number", f"({key}) Not `None`: {why}")
         value = expect_scalar(answers[key], f"answer {key}")
         named = {name: (wrong, f"({key}) Not {wrong:g}: {why}") for name, (wrong, why) in mistakes.items()}
         expect_close(value, expected, mistakes=named, name=f"answer {key}")
+    if len(filled) < len(beliefs):
+        missing = ", ".join(key for key in beliefs if key not in filled)
+        raise Mistake("unfinished", f"{len(filled)} of {len(beliefs)} are right; fill in the rest: {missing}.")
     return "all five are right. You can read a program the way autograd does."
 
 
@@ -66,35 +77,76 @@ def _differences(x: Tensor, ahead: float, behind: float, divisor: float) -> Tens
 @check("6.2", "Central differences")
 def central_difference(gradient: Callable[[Callable[[Tensor], Tensor], Tensor, float], Tensor]) -> str:
     """``gradient(f, x, h)`` should return (f(x + h·e_i) − f(x − h·e_i)) / 2h for every entry of ``x``."""
-    h = 0.1  # large on purpose: the schemes differ visibly
-    for shape, seed in (((3,), 0), ((2, 3), 1)):
-        x = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        given = x.clone()
+    steps = (0.1, 0.05)  # large on purpose: the schemes differ visibly
+    for shape, transposed, seed in (((3,), False, 0), ((2, 3), False, 1), ((2, 3), True, 2)):
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(shape[::-1] if transposed else shape, generator=generator, dtype=torch.float64)
+        x = x.T if transposed else x
+        (exact,) = torch.autograd.grad(_function(leaf := x.clone().requires_grad_()), leaf)
+        errors = []
+        for h in steps:
+            got = _called_with_a_layout(gradient, x, h, transposed)
+            expect_close(got, _differences(x, h, -h, 2 * h), mistakes=_schemes(x, h, exact), rtol=1e-7, atol=1e-9)
+            errors.append((torch.as_tensor(got) - exact).abs().max().item())
+    return f"right, entry by entry, and halving h divided the error by {errors[0] / errors[1]:.1f}: it falls with h²."
+
+
+def _called_with_a_layout(gradient: Callable[..., Any], x: Tensor, h: float, transposed: bool) -> Any:
+    """What the learner's function gives for a copy of ``x``; one number, or one per row, is spread over the entries."""
+    given = x.clone()
+    try:
         got = gradient(_function, given, h)
-        if not torch.allclose(given, x):
-            raise Mistake("input-changed", "your function leaves x changed: move one entry of a copy, or put it back.")
-        together = (_function(x + h) - _function(x - h)) / (2 * h)
-        exact = x.clone().requires_grad_()
-        _function(exact).backward()
-        if isinstance(got, Tensor) and got.numel() == 1:
-            got = got.reshape(()).expand(shape)
-        mistakes = {
-            "forward-difference": (
-                _differences(x, h, 0, h),
-                "this is the forward difference; step to both sides of x.",
-            ),
-            "backward-difference": (
-                _differences(x, 0, -h, h),
-                "this is the backward difference; step to both sides of x.",
-            ),
-            "half-missing": (_differences(x, h, -h, h), "the two points are 2h apart, so divide by 2h."),
-            "half-step": (_differences(x, h / 2, -h / 2, h), "here the points should lie h, not h/2, on either side."),
-            "order-swapped": (_differences(x, -h, h, 2 * h), "the sign is turned round: f(x + h) comes first."),
-            "all-at-once": (together.expand(shape), "you moved all entries together; move one at a time."),
-            "derivative-instead": (exact.grad, "this is the exact gradient; the quotient with this h differs."),
-        }
-        expect_close(got, _differences(x, h, -h, 2 * h), mistakes=mistakes, rtol=1e-7, atol=1e-9)
-    return "right, entry by entry, and the error shrinks with h². It will catch any wrong gradient of yours."
+    except NotImplementedError:
+        raise
+    except RuntimeError as error:
+        if not transposed:
+            raise
+        text = f"right, but not for a transposed x, whose entries do not lie in order: {str(error).splitlines()[0]} "
+        advice = text + "Make the step and the result with torch.zeros(x.shape, dtype=x.dtype)."
+        raise Mistake("layout", advice) from None
+    if not torch.equal(given, x):
+        raise Mistake("input-changed", "your function leaves x changed: move one entry of a copy, or put it back.")
+    if isinstance(got, Tensor) and got.numel() == 1:
+        return got.reshape(()).expand(x.shape)
+    if isinstance(got, Tensor) and x.dim() > 1 and got.shape == x.shape[:1]:
+        return got[:, None].expand(x.shape)
+    return got
+
+
+def _schemes(x: Tensor, h: float, exact: Tensor) -> dict[str, tuple[Tensor, str]]:
+    """What the typical mistakes give."""
+    together = (_function(x + h) - _function(x - h)) / (2 * h)
+    rows = []
+    for i in range(len(x)):
+        step = torch.zeros(x.shape, dtype=x.dtype)
+        step[i] = h
+        rows.append(((_function(x + step) - _function(x - step)) / (2 * h)).expand(x.shape[1:]))
+    return {
+        "forward-difference": (_differences(x, h, 0, h), "this is the forward difference; step to both sides of x."),
+        "backward-difference": (_differences(x, 0, -h, h), "this is the backward difference; step to both sides of x."),
+        "half-missing": (_differences(x, h, -h, h), "the two points are 2h apart, so divide by 2h."),
+        "half-step": (
+            _differences(x, h / 2, -h / 2, h),
+            "here the points should lie h, not h/2, on either side.",
+        ),
+        "order-swapped": (_differences(x, -h, h, 2 * h), "the sign is turned round: f(x + h) comes first."),
+        "all-at-once": (together.expand(x.shape), "you moved all entries together; move one at a time."),
+        "row-moved": (
+            torch.stack(rows),
+            "you moved a whole row of x at a time: len(x) counts rows. Go over all x.numel() entries.",
+        ),
+        "derivative-instead": (
+            exact,
+            "this is the exact gradient; the quotient with the given h differs. Either the derivative was computed, "
+            "or your code ignores h and takes a small step of its own.",
+        ),
+        "h-ignored": (_differences(x, 0.1, -0.1, 0.2), "this is right for h = 0.1 only: use the h that comes in."),
+        "copy-written": (
+            torch.zeros(x.shape),
+            "all zeros: the step, or the result, was written into a copy. reshape(-1) and flatten() copy when the "
+            "entries do not lie in order, as in a transposed x.",
+        ),
+    }
 
 
 @check("6.3", "A vector–Jacobian product by hand")
@@ -107,7 +159,9 @@ def vjp(product: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
         v = torch.randn(rows, generator=generator, dtype=torch.float64)
         y = torch.tanh(matrix @ x)
         slope = 1 - y**2
+        by_hand = "autograd is switched off here: write the backward pass yourself, node by node."
         mistakes: dict[str, tuple[Tensor, str]] = {
+            "autograd-used": (torch.zeros(columns), f"all zeros: nothing arrives at x ({by_hand})"),
             "slope-forgotten": (matrix.T @ v, "the factor of tanh is missing: its slope is 1 − y², at y = tanh(Ax)."),
             "slope-not-squared": (matrix.T @ ((1 - y) * v), "the slope of tanh is 1 − y², with a square."),
             "slope-at-wrong-point": (
@@ -127,17 +181,56 @@ def vjp(product: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
                 "the matrix wants transposing: y_i depends on x_j through A_ij, so x_j collects over i.",
             )
         try:
-            got = product(matrix, x, v)
+            got, built = _watched_product(product, matrix, x, v, slope[:, None] * matrix)
         except NotImplementedError:
             raise
         except RuntimeError as error:
+            if any(words in str(error) for words in ("require grad", "nference", "requires_grad")):
+                raise Mistake("autograd-used", by_hand) from None
             raise Mistake(
                 "shapes",
                 f"with a matrix of shape ({rows}, {columns}) your code raised: {str(error).splitlines()[0]}. "
                 f"v has {rows} entries and the result {columns}.",
             ) from None
         expect_close(got, matrix.T @ (slope * v), mistakes=mistakes, rtol=1e-7, atol=1e-9)
-    return "right for every shape. A layer's backward pass is two products, and the Jacobian is never stored."
+        if built:
+            advice = (
+                f"the numbers are right, but the whole Jacobian, ({rows}, {columns}), was built on the way. Bring v "
+                "in first: (1 − y²) ∘ v has only as many entries as y, and Aᵀ takes it the rest of the way."
+            )
+            raise Mistake("jacobian-built", advice)
+    return "right for every shape, without autograd: an elementwise product, a product with Aᵀ, and no Jacobian."
+
+
+class _Results(TorchDispatchMode):
+    """Keeps what torch computes while it is on, and whether autograd's own backward formulas are at work."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tensors: list[Tensor] = []
+        self.differentiated = False
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        result = function(*arguments, **(named or {}))
+        self.differentiated |= "_backward" in str(function)
+        if isinstance(result, Tensor):
+            self.tensors.append(result)
+        return result
+
+
+def _watched_product(
+    product: Callable[..., Any], matrix: Tensor, x: Tensor, v: Tensor, jacobian: Tensor
+) -> tuple[Any, bool]:
+    """The learner's result, computed where autograd is off, and whether torch made the whole Jacobian on the way."""
+    with torch.inference_mode():
+        given = [t.clone() for t in (matrix, x, v)]  # made here, so that nobody can track them again
+        with _Results() as results:
+            got = product(*given)
+        if results.differentiated:  # torch.func works in inference mode too
+            raise Mistake("autograd-used", "right or not, torch went backwards for you: write the pass yourself.")
+        made = [t for t in results.tensors if t.shape in (jacobian.shape, jacobian.T.shape)]
+        candidates = [t.double() for t in made] + [t.T.double() for t in made]
+        return got, any(t.shape == jacobian.shape and torch.allclose(t, jacobian) for t in candidates)
 
 
 def _linear(generator: torch.Generator) -> nn.Linear:
@@ -169,7 +262,7 @@ def accumulation(accumulate: Callable[[nn.Module, list[tuple[Tensor, Tensor]]], 
         if stale:
             for parameter in model.parameters():
                 parameter.grad = torch.ones_like(parameter)
-        accumulate(model, [(x.clone(), y.clone()) for x, y in batches])
+        passes = _watched_passes(accumulate, model, [(x.clone(), y.clone()) for x, y in batches])
         if any(not torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True)):
             raise Mistake("model-changed", "the weights have moved: only gradients are asked for, no optimizer step.")
         if any(p.grad is None for p in model.parameters()):
@@ -193,7 +286,58 @@ def accumulation(accumulate: Callable[[nn.Module, list[tuple[Tensor, Tensor]]], 
             ),
         }
         expect_close(got, right, mistakes=mistakes, name="the accumulated gradient", rtol=1e-5, atol=1e-8)
-    return "right: parts of any size add up to the gradient of the whole batch."
+        _expect_one_part_at_a_time(*passes, len(sizes))
+    return "right: parts of any size add up to the gradient of the whole batch, with one part's graph at a time."
+
+
+def _watched_passes(
+    accumulate: Callable[..., Any], model: nn.Module, micro_batches: list[tuple[Tensor, Tensor]]
+) -> tuple[str, int]:
+    """Run the learner's function; returns its passes in order, "f" and "b", and how often gradients were collected."""
+    log: list[str] = []
+    collected: list[Tensor] = []
+
+    def forward(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        if output.requires_grad:
+            log.append("f")
+            output.register_hook(lambda gradient: log.append("b"))
+
+    handles = [
+        model.register_forward_hook(forward),
+        next(model.parameters()).register_post_accumulate_grad_hook(collected.append),
+    ]
+    try:
+        accumulate(model, micro_batches)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return "".join(log), len(collected)
+
+
+def _expect_one_part_at_a_time(log: str, collected: int, parts: int) -> None:
+    if log.count("f") == 1 and parts > 1:
+        raise Mistake(
+            "joined-batch",
+            "the gradient is right, but the parts were joined and went through the model together. That is the big "
+            "batch which was not to fit into memory: one forward and one backward pass per part.",
+        )
+    if collected < parts:
+        raise Mistake(
+            "one-backward",
+            "the gradient is right, but one backward() served several parts, so all of their graphs were held at "
+            "once. Call backward() inside the loop: .grad does the sum.",
+        )
+    if "ff" in log:
+        raise Mistake(
+            "forwards-first",
+            "the gradient is right, but several forward passes ran before the first backward(), so several graphs "
+            "waited in memory. Let each part go forward and backward before the next begins.",
+        )
+    if collected != parts or (log and log != "fb" * parts):
+        raise Mistake(
+            "not-once-per-part",
+            f"the gradient is right, but there were {collected} backward passes for {parts} parts: one for each.",
+        )
 
 
 def _energy_network(generator: torch.Generator) -> nn.Module:
@@ -204,7 +348,45 @@ def _energy_network(generator: torch.Generator) -> nn.Module:
         for parameter in network.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
     layers[0].weight.requires_grad_(False)
+    network[1].eval()
     return network
+
+
+def _state(network: nn.Module) -> dict[str, list[Any]]:
+    """What a visitor must leave as it was; the keys are the names of the mistakes."""
+    parameters = list(network.parameters())
+    return {
+        "flags-changed": [p.requires_grad for p in parameters],
+        "mode-changed": [m.training for m in network.modules()],
+        "parameters-changed": [p.detach().clone() for p in parameters],
+        "gradients": [None if p.grad is None else p.grad.clone() for p in parameters],
+    }
+
+
+def _same(first: Any, second: Any) -> bool:
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return torch.equal(first, second)
+    return first is second
+
+
+def _expect_untouched(before: dict[str, list[Any]], after: dict[str, list[Any]]) -> None:
+    advice = {
+        "flags-changed": "requires_grad of the parameters is not as it was: put each flag back.",
+        "mode-changed": "some module's train/eval mode is not as it was: leave `.training` alone, or put each back.",
+        "parameters-changed": "the weights have moved: only a gradient is asked for.",
+    }
+    for name, text in advice.items():
+        if not all(map(_same, before[name], after[name])):
+            raise Mistake(name, text)
+    pairs = list(zip(before["gradients"], after["gradients"], strict=True))
+    if any(old is not None and (new is None or not new.any()) for old, new in pairs):
+        raise Mistake(
+            "old-gradients-lost",
+            "a parameter had a gradient in .grad before the call, and it is gone: zero_grad() throws away what the "
+            "caller was collecting. Do not fill .grad in the first place.",
+        )
+    if not all(_same(old, new) for old, new in pairs):
+        raise Mistake("parameter-grads", "the parameters have collected gradients: `backward()` fills every leaf.")
 
 
 @check("6.5", "The input gradient of a frozen network")
@@ -212,8 +394,10 @@ def input_gradient(gradient: Callable[[nn.Module, Tensor], Tensor]) -> str:
     """``gradient(network, x)`` should return ∂(Σ network(x))/∂x and leave the network and ``x`` as they were."""
     generator = torch.Generator().manual_seed(0)
     network = _energy_network(generator)
-    flags = [p.requires_grad for p in network.parameters()]
-    for rows, recording in ((3, True), (5, False)):
+    for rows, recording, collecting in ((3, True, False), (4, True, True), (5, False, True)):
+        for parameter in network.parameters():
+            parameter.grad = torch.ones_like(parameter) if collecting and parameter.requires_grad else None
+        before = _state(network)
         x = torch.randn(rows, 4, generator=generator, dtype=torch.float64)
         wanted = x.clone().requires_grad_()
         (right,) = torch.autograd.grad(network(wanted).sum(), wanted)
@@ -231,12 +415,15 @@ def input_gradient(gradient: Callable[[nn.Module, Tensor], Tensor]) -> str:
                     "the graph does not reach x: switch its flag on *before* the network runs, and cut nothing after."
                 )
                 raise Mistake("input-cut", advice) from None
-        if [p.requires_grad for p in network.parameters()] != flags:
-            raise Mistake("flags-changed", "requires_grad of the parameters is not as it was: put each flag back.")
-        if any(p.grad is not None for p in network.parameters()):
-            raise Mistake("parameter-grads", "the parameters have collected gradients: `backward()` fills every leaf.")
+            leaked = torch.is_grad_enabled() != recording
+        if leaked:
+            advice = "torch's recording switch is not as it was: use `with torch.enable_grad():`, which puts it back."
+            raise Mistake("switch-leaked", advice)
+        _expect_untouched(before, _state(network))
         if given.requires_grad or given.grad is not None:
             raise Mistake("input-changed", "the caller's x is now tracked: work on `x.detach()` with its own flag.")
+        if not torch.equal(given, x):
+            raise Mistake("input-changed", "the numbers in the caller's x have changed: detach() shares its storage.")
         got = expect_tensor(got, (rows, 4), "the input gradient")
         if got.requires_grad:
             raise Mistake("graph-kept", "the result still hangs on a graph, which a chain of steps would never free.")
@@ -245,10 +432,10 @@ def input_gradient(gradient: Callable[[nn.Module, Tensor], Tensor]) -> str:
             "mean-for-sum": (right / rows, "the rows are divided by their number: use the sum instead."),
         }
         expect_close(got, right, mistakes=mistakes, name="the input gradient", rtol=1e-7, atol=1e-9)
-    return "right: the gradient reaches the input, and the network has noticed nothing. Samplers call just this."
+    return "right: the gradient reaches the input; weights, old gradients, flags and modes are as they were."
 
 
-@check("6.6", "A scalar autograd engine")
+@check("6.6", "An autograd engine")
 def engine(value: Any) -> str:
     """The class should behave like a one-number tensor: arithmetic, backward, flags, detach, no_grad."""
     if not isinstance(value, type):
@@ -267,4 +454,7 @@ def engine(value: Any) -> str:
         except (TypeError, AttributeError) as error:
             advice = f"{number} of {len(STAGES)} stages pass; next comes: {title} (it raised: {error})."
             raise Mistake("unfinished", advice) from None
+        except Exception as error:
+            advice = f"stage {number + 1} of {len(STAGES)}, {title}: your code raised {type(error).__name__}: {error}"
+            raise Mistake("raised", advice) from None
     return f"all {len(STAGES)} stages pass, on random expressions to the last digits that torch gives."

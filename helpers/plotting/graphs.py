@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any, Literal
 
 import torch
@@ -201,13 +201,18 @@ def plot_graph(
     ax.set(xlim=(-columns + 0.5, 0.5), ylim=(low, high), xticks=[], yticks=[])
     ax.set_frame_on(False)
     ax.set_title(title or "")
+    column_width = ax.get_position().width * ax.figure.get_figwidth() / columns  # inches
+    small = min(1, column_width / 1.1)
+    taken: list[Point] = []
     for edge, route in zip(graph.edges, routes, strict=True):
         constant = graph.nodes[edge.target].kind == "constant"
         _draw_edge(ax, route, dashed=constant)
         if edge in gradients:
-            _write_gradient(ax, route, _short(gradients[edge]), 9 * min(1, 5 / columns))
+            text = _short(gradients[edge])
+            taken.append(_label_place(route, text, routes, taken))
+            _write_gradient(ax, taken[-1], text, 9 * small)
     for node, place in zip(graph.nodes, places, strict=True):
-        _draw_node(ax, node, place, 8 * min(1, 5 / columns))
+        _draw_node(ax, node, place, 8 * small)
     return ax.figure
 
 
@@ -309,7 +314,11 @@ def _layout(graph: AutogradGraph) -> tuple[list[Point], list[list[Point]]]:
 
 
 def _rows(columns: Mapping[int, list[int]], chains: Sequence[list[int]]) -> dict[int, float]:
-    """Vertical places: columns centred, each ordered by the mean place of its neighbours (a few sweeps)."""
+    """Vertical places: columns centred, each ordered by the mean place of its neighbours (a few sweeps).
+
+    A last sweep goes from the leaves to the outputs and looks back only, so that arrows which have to cross do so
+    far from the leaves, where gradients are collected; it is dropped if it adds crossings.
+    """
     near: dict[int, list[int]] = defaultdict(list)
     for chain in chains:
         for left, right in pairwise(chain):
@@ -329,7 +338,23 @@ def _rows(columns: Mapping[int, list[int]], chains: Sequence[list[int]]) -> dict
                 mean = {i: sum(rows[n] for n in near[i]) / max(len(near[i]), 1) for i in columns[d]}
                 columns[d].sort(key=lambda item: -mean[item])
                 place(columns[d])
-    return rows
+    before = dict(rows)
+    for d in sorted(columns, reverse=True):
+        deeper = {i: [rows[n] for n in near[i] if n in columns.get(d + 1, ())] for i in columns[d]}
+        mean = {i: sum(behind) / len(behind) if behind else rows[i] for i, behind in deeper.items()}
+        columns[d].sort(key=lambda item: (-mean[item], -rows[item]))
+        place(columns[d])
+    return rows if _crossings(columns, chains, rows) <= _crossings(columns, chains, before) else before
+
+
+def _crossings(columns: Mapping[int, list[int]], chains: Sequence[list[int]], rows: Mapping[int, float]) -> int:
+    """How many pairs of arrows swap sides between two neighbouring columns."""
+    column = {item: d for d, items in columns.items() for item in items}
+    gaps: dict[int, list[tuple[float, float]]] = defaultdict(list)
+    for chain in chains:
+        for left, right in pairwise(chain):
+            gaps[column[left]].append((rows[left], rows[right]))
+    return sum((a - c) * (b - d) < 0 for arrows in gaps.values() for (a, b), (c, d) in combinations(arrows, 2))
 
 
 def _ports(
@@ -392,14 +417,36 @@ def _draw_edge(ax: Axes, route: Sequence[Point], *, dashed: bool) -> None:
     )
 
 
-def _write_gradient(ax: Axes, route: Sequence[Point], text: str, size: float) -> None:
-    """On the first part of the arrow, a third of the way, where neighbouring arrows have not met yet."""
+def _along(route: Sequence[Point], s: float) -> Point:
+    """The point at parameter ``s`` of the first part of an arrow, a curve that is level at both ends."""
     (x0, y0), (x1, y1) = route[0], route[1]
-    s = 0.35
-    rise = s * s * (3 - 2 * s)  # height of the curve, which is level at both ends
-    along = 1.5 * s * (1 - s) + s**3  # its place: the control points share the middle
+    along = 1.5 * s * (1 - s) + s**3  # the control points share the middle
+    return x0 + along * (x1 - x0), y0 + s * s * (3 - 2 * s) * (y1 - y0)
+
+
+def _label_place(route: Sequence[Point], text: str, routes: Sequence[Sequence[Point]], taken: Sequence[Point]) -> Point:
+    """A third of the way along the arrow, or else where the text keeps clear of other arrows and numbers."""
+    half_width, half_height = 0.03 + 0.03 * len(text), 0.13
+    strokes = [
+        _along(other[i:], k / 20)
+        for other in routes
+        if other is not route
+        for i in range(len(other) - 1)
+        for k in range(21)
+    ]
+
+    def clearance(place: Point) -> float:
+        def distance(point: Point, scale: float) -> float:
+            return max(abs(point[0] - place[0]) / half_width, abs(point[1] - place[1]) / half_height) / scale
+
+        return min([distance(p, 1) for p in strokes] + [distance(p, 2) for p in taken], default=2.0)
+
+    candidates = [_along(route, s) for s in (0.35, 0.25, 0.45, 0.15, 0.55, 0.65)]
+    return next((place for place in candidates if clearance(place) > 1), max(candidates, key=clearance))
+
+
+def _write_gradient(ax: Axes, place: Point, text: str, size: float) -> None:
     style = {"boxstyle": "round,pad=0.12", "facecolor": "white", "edgecolor": "none"}
-    place = (x0 + along * (x1 - x0), y0 + rise * (y1 - y0))
     ax.text(
         *place,
         text,

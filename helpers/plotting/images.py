@@ -21,18 +21,29 @@ def _check_images(images: Tensor, dims: int, name: str = "images") -> None:
     if images.ndim != dims or images.shape[-3] not in (1, 3):
         shape = "(B, C, H, W)" if dims == 4 else "(R, B, C, H, W)"
         raise ValueError(f"expected {name} of shape {shape} with C = 1 or 3, got {tuple(images.shape)}")
+    if images.numel() == 0:
+        raise ValueError(f"expected at least one image, got {name} of shape {tuple(images.shape)}")
+
+
+def _check_columns(columns: int) -> None:
+    if columns < 1:
+        raise ValueError(f"expected columns >= 1, got {columns}")
+
+
+def _unit(images: Tensor) -> Tensor:
+    """[−1, 1] → [0, 1], clipped, on the CPU."""
+    return (images.detach().float().cpu().clamp(-1, 1) + 1) / 2
 
 
 def _tiles(images: Tensor, columns: int) -> Tensor:
     """(B, C, H, W) in [−1, 1] → one picture (H', W', 3) in [0, 1], with white gaps."""
-    scaled = (images.detach().float().cpu().clamp(-1, 1) + 1) / 2
-    return make_grid(scaled, nrow=columns, padding=1, pad_value=1.0).permute(1, 2, 0)
+    return make_grid(_unit(images), nrow=columns, padding=1, pad_value=1.0).permute(1, 2, 0)
 
 
 def show_image(axes: Axes, image: Tensor, title: str = "") -> None:
     """Draw one image (C, H, W) in [−1, 1] (values outside are clipped) into axes without ticks."""
     _check_images(image[None], 4)
-    axes.imshow(_tiles(image[None], 1)[1:-1, 1:-1], interpolation="nearest", vmin=0, vmax=1)
+    axes.imshow(_unit(image).permute(1, 2, 0).expand(-1, -1, 3), interpolation="nearest", vmin=0, vmax=1)
     axes.set_title(title)
     axes.axis("off")
 
@@ -47,9 +58,10 @@ def image_grid(images: Tensor, columns: int = 8, title: str = "", width: float |
         width: Width in inches; 0.6 a column if not given.
 
     Raises:
-        ValueError: For another shape.
+        ValueError: For another shape, no images, or ``columns`` below 1.
     """
     _check_images(images, 4)
+    _check_columns(columns)
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     width = width or 0.6 * columns
@@ -113,9 +125,10 @@ def animate_images(
         width: Width in inches.
 
     Raises:
-        ValueError: For another shape, or captions that do not fit.
+        ValueError: For another shape, ``columns`` below 1, or captions that do not fit.
     """
     _check_images(frames, 5, "frames")
+    _check_columns(columns)
     if captions and len(captions) != len(frames):
         raise ValueError(f"expected {len(frames)} captions, got {len(captions)}")
     tiles = torch.stack([_tiles(images, columns) for images in frames])

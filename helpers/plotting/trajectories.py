@@ -34,18 +34,11 @@ def shade_noised(
     if density.dim != 1:
         raise ValueError(f"expected a density in 1 dimension, got {density.dim}")
     last = schedule.n_steps - 1
-    times = torch.linspace(last, -1, columns).round().long()
+    times = torch.linspace(-1, last, columns).round().long()
     x = torch.linspace(-extent, extent, 240, dtype=torch.float64)[:, None]
     picture = torch.stack([density.log_prob(x, schedule.alpha_bar(t)) for t in times], dim=1).exp()
-    axes.imshow(
-        (picture / picture.amax(0)).sqrt(),
-        extent=(last, -1, -extent, extent),
-        origin="lower",
-        aspect="auto",
-        cmap="Greys",
-        vmax=2.2,
-        interpolation="bilinear",
-    )
+    shade = (picture / picture.amax(0)).sqrt()
+    axes.contourf(times, x[:, 0], shade, levels=torch.linspace(0, 1, 13), cmap="Greys", vmax=2.2)
     axes.set(xlim=(last, -1), ylim=(-extent, extent), xlabel="timestep $t$  (noise → data)")
 
 

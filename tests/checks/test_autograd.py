@@ -21,9 +21,9 @@ FIVE_TENSORS = {key: torch.tensor([value]) for key, value in FIVE.items()}
 
 
 def differences_loop(f, x, h):
-    gradient = torch.zeros_like(x)
+    gradient = torch.zeros(x.shape, dtype=x.dtype)
     for i in range(x.numel()):
-        step = torch.zeros_like(x)
+        step = torch.zeros(x.shape, dtype=x.dtype)
         step.view(-1)[i] = h
         gradient.view(-1)[i] = (f(x + step) - f(x - step)) / (2 * h)
     return gradient
@@ -47,6 +47,37 @@ def quotients(f, x, ahead, behind, divisor):
     return torch.stack([(f(x + ahead * u) - f(x + behind * u)) / divisor for u in units]).reshape(x.shape)
 
 
+def differences_of_rows(f, x, h):
+    gradient = torch.zeros_like(x)
+    for i in range(len(x)):
+        step = torch.zeros_like(x)
+        step[i] = h
+        gradient[i] = (f(x + step) - f(x - step)) / (2 * h)
+    return gradient
+
+
+def differences_by_row(f, x, h):
+    return differences_of_rows(f, x, h).reshape(len(x), -1)[:, 0]
+
+
+def differences_in_order_only(f, x, h):
+    gradient = torch.zeros_like(x)
+    for i in range(x.numel()):
+        step = torch.zeros_like(x)
+        step.view(-1)[i] = h
+        gradient.view(-1)[i] = (f(x + step) - f(x - step)) / (2 * h)
+    return gradient
+
+
+def differences_in_a_copy(f, x, h):
+    gradient = torch.zeros_like(x)
+    for i in range(x.numel()):
+        step = torch.zeros_like(x)
+        step.reshape(-1)[i] = h
+        gradient.reshape(-1)[i] = (f(x + step) - f(x - step)) / (2 * h)
+    return gradient
+
+
 def differences_that_change_x(f, x, h):
     result = differences_loop(f, x, h)
     x.view(-1)[0] += h
@@ -65,9 +96,47 @@ def vjp_products(matrix, x, v):
     return matrix.T @ ((1 - torch.tanh(matrix @ x) ** 2) * v)
 
 
-def vjp_jacobian(matrix, x, v):
+def vjp_numpy(matrix, x, v):
     a, x, v = matrix.numpy(), x.numpy(), v.numpy()
-    return v @ (a / np.cosh(a @ x)[:, None] ** 2)
+    return (v / np.cosh(a @ x) ** 2) @ a
+
+
+def vjp_rows(matrix, x, v):
+    """A weighted sum of the rows of A: no product with the transpose, and no Jacobian either."""
+    u_bar = v / torch.cosh(matrix.mv(x)).square()
+    return sum(weight * row for weight, row in zip(u_bar, matrix, strict=True))
+
+
+def vjp_jacobian(matrix, x, v):
+    return v @ ((1 - torch.tanh(matrix @ x) ** 2)[:, None] * matrix)
+
+
+def vjp_jacobian_transposed(matrix, x, v):
+    return (matrix.T * (1 - torch.tanh(matrix @ x) ** 2)) @ v
+
+
+def vjp_autograd(matrix, x, v):
+    with torch.enable_grad():
+        x = x.clone().requires_grad_()
+        return torch.autograd.grad(torch.tanh(matrix @ x), x, v)[0]
+
+
+def vjp_backward(matrix, x, v):
+    x = x.detach().requires_grad_()
+    torch.tanh(matrix @ x).backward(v)
+    return x.grad
+
+
+def vjp_functional(matrix, x, v):
+    return torch.autograd.functional.vjp(lambda x: torch.tanh(matrix @ x), x, v)[1]
+
+
+def vjp_func(matrix, x, v):
+    return torch.func.vjp(lambda x: torch.tanh(matrix @ x), x)[1](v)[0]
+
+
+def vjp_jacrev(matrix, x, v):
+    return v @ torch.func.jacrev(lambda x: torch.tanh(matrix @ x))(x)
 
 
 def vjp_wrong(kind):
@@ -120,9 +189,44 @@ def accumulate_then_divide(model, micro_batches):
         parameter.grad /= seen
 
 
+def accumulate_with_seeds(model, micro_batches):
+    """Keeps the losses, whose graphs have been freed; clears with zeros."""
+    model.zero_grad(set_to_none=False)
+    losses, total = [], sum(y.numel() for _, y in micro_batches)
+    with torch.enable_grad():
+        for x, y in micro_batches:
+            losses.append(nn.functional.mse_loss(model(x), y, reduction="sum"))
+            losses[-1].backward(torch.tensor(1 / total, dtype=torch.float64))
+
+
 def accumulate_one_graph(model, micro_batches):
     model.zero_grad(set_to_none=False)
     torch.cat([(model(x) - y) ** 2 for x, y in micro_batches]).mean().backward()
+
+
+def accumulate_summed_losses(model, micro_batches):
+    model.zero_grad()
+    total = sum(len(x) for x, _ in micro_batches)
+    sum(nn.functional.mse_loss(model(x), y) * len(x) / total for x, y in micro_batches).backward()
+
+
+def accumulate_joined(model, micro_batches):
+    model.zero_grad()
+    x, y = map(torch.cat, zip(*micro_batches, strict=True))
+    nn.functional.mse_loss(model(x), y).backward()
+
+
+def accumulate_forwards_first(model, micro_batches):
+    model.zero_grad()
+    total = sum(len(x) for x, _ in micro_batches)
+    losses = [(model(x) - y).square().sum() / total for x, y in micro_batches]
+    for loss in losses:
+        loss.backward()
+
+
+def accumulate_row_by_row(model, micro_batches):
+    rows = [(x[i : i + 1], y[i : i + 1]) for x, y in micro_batches for i in range(len(x))]
+    accumulate_weighted(model, rows)
 
 
 def accumulate_wrong(weight, zero_before=True, zero_inside=False):
@@ -191,6 +295,53 @@ def gradient_by_backward(network, x):
 def gradient_on_callers_x(network, x):
     x.requires_grad_()
     return torch.autograd.grad(network(x).sum(), x)[0]
+
+
+def gradient_then_zero_grad(network, x):
+    result = gradient_by_backward(network, x)
+    network.zero_grad()
+    return result
+
+
+def gradient_in_eval(network, x):
+    network.eval()
+    return gradient_by_grad(network, x)
+
+
+def gradient_all_in_train(network, x):
+    result = gradient_in_eval(network, x)
+    network.train()
+    return result
+
+
+def gradient_with_leaked_switch(network, x):
+    torch.set_grad_enabled(True)
+    x = x.detach().requires_grad_()
+    return torch.autograd.grad(network(x).sum(), x)[0]
+
+
+def gradient_with_step(network, x):
+    with torch.no_grad():
+        network[-1].bias += 1.0
+    return gradient_by_grad(network, x)
+
+
+def gradient_of_overwritten_x(network, x):
+    result = gradient_by_grad(network, x)
+    x += 1
+    return result
+
+
+def gradient_with_grads_put_back(network, x):
+    """backward() after all, with every mode, flag and .grad restored."""
+    modes, kept = [m.training for m in network.modules()], [p.grad for p in network.parameters()]
+    network.eval().zero_grad()
+    result = gradient_by_backward(network, x)
+    for module, mode in zip(network.modules(), modes, strict=True):
+        module.training = mode
+    for parameter, gradient in zip(network.parameters(), kept, strict=True):
+        parameter.grad = gradient
+    return result
 
 
 def gradient_without_enable(network, x):
@@ -378,7 +529,7 @@ class Closures:
         return Closures(self.data)
 
     def zero_grad(self):
-        self.grad = 0.0
+        self.grad = None
 
     @classmethod
     @contextlib.contextmanager
@@ -523,6 +674,73 @@ def never_resets(self):
     pass
 
 
+def zero_grad_to_zero(self):
+    self.grad = 0.0
+
+
+def grad_on_all(node, seed):
+    """Right adjoints, but every node shows its own in .grad."""
+    order = in_order(node)
+    flow = dict.fromkeys(order, 0.0)
+    flow[node] = seed
+    for n in order:
+        give(n, flow[n])
+        for parent, slope in n.inputs:
+            flow[parent] += flow[n] * slope
+
+
+class OwnSwitch(SortedByCreation):
+    """A switch of its own, so that a broken one does not stay on for the other engines."""
+
+    on = True
+
+    @classmethod
+    def result(cls, data, *pairs):
+        return super().result(data, *pairs) if OwnSwitch.on else cls(data)
+
+
+class NotNested(OwnSwitch):
+    @staticmethod
+    @contextlib.contextmanager
+    def no_grad():
+        OwnSwitch.on = False
+        try:
+            yield
+        finally:
+            OwnSwitch.on = True
+
+
+class NotAfterError(OwnSwitch):
+    """Forgets the ``finally``; on the next engine's first leaf it starts afresh (so that it can be checked twice)."""
+
+    @staticmethod
+    @contextlib.contextmanager
+    def no_grad():
+        before, OwnSwitch.on = OwnSwitch.on, False
+        try:
+            yield
+        except InterruptedError:
+            NotAfterError.lost = True
+            raise
+        OwnSwitch.on = before
+
+    def __init__(self, data, requires_grad=False, inputs=()):
+        super().__init__(data, requires_grad, inputs)
+        if requires_grad and not inputs and getattr(NotAfterError, "lost", False):
+            OwnSwitch.on, NotAfterError.lost = True, False
+
+
+class LeavesUntracked(SortedByCreation):
+    """Asks the switch in the constructor, and so untracks leaves too."""
+
+    def __init__(self, data, requires_grad=False, inputs=()):
+        super().__init__(data, requires_grad and SortedByCreation.recording, inputs)
+
+
+def lookup_fails(self, n):
+    return {}[id(self)]
+
+
 @contextlib.contextmanager
 def useless_no_grad():
     yield
@@ -576,6 +794,12 @@ ENGINES = {
     "no-error": engine(backward=lambda self, seed=1.0: SortedByCreation.backward(self, seed) if self.inputs else None),
     "resets-by-itself": engine(backward=spread(fresh=True)),
     "zero-grad": engine(zero_grad=never_resets),
+    "zero-not-none": engine(zero_grad=zero_grad_to_zero),
+    "grad-on-non-leaf": engine(backward=backward_by(grad_on_all)),
+    "leaf-untracked": LeavesUntracked,
+    "no-grad-nested": NotNested,
+    "no-grad-after-error": NotAfterError,
+    "raised": engine(__pow__=lookup_fails),
     "stale-intermediates": engine(backward=backward_by(stale)),
     "seed-ignored": engine(backward=spread(ignore_seed=True)),
     "detach": engine(detach=lambda self: self),
@@ -595,9 +819,9 @@ POWERS = {
 RIGHT = {
     "6.1": [FIVE, FIVE_TENSORS],
     "6.2": [differences_loop, differences_in_place],
-    "6.3": [vjp_products, vjp_jacobian],
-    "6.4": [accumulate_weighted, accumulate_then_divide, accumulate_one_graph],
-    "6.5": [gradient_by_grad, gradient_by_freezing, gradient_by_vjp],
+    "6.3": [vjp_products, vjp_numpy, vjp_rows],
+    "6.4": [accumulate_weighted, accumulate_then_divide, accumulate_with_seeds],
+    "6.5": [gradient_by_grad, gradient_by_freezing, gradient_by_vjp, gradient_with_grads_put_back],
     "6.6": [SortedByCreation, Closures],
 }
 
@@ -611,6 +835,8 @@ WRONG = {
         "one-output-only": {**FIVE, "d": 12},
         "no-grad-ignored": {**FIVE, "e": 4},
         "no-grad-cuts-all": {**FIVE, "e": 0},
+        "none-for-a-number": {**FIVE, "e": None},
+        "unfinished": {**dict.fromkeys(FIVE, ...), "a": 3, "d": 22},
         "wrong-type": [3, 12, 2, 22, 2],
     },
     "6.2": {
@@ -620,10 +846,15 @@ WRONG = {
         "half-step": lambda f, x, h: quotients(f, x, h / 2, -h / 2, h),
         "order-swapped": lambda f, x, h: quotients(f, x, -h, h, 2 * h),
         "all-at-once": lambda f, x, h: (f(x + h) - f(x - h)) / (2 * h),
+        "row-moved": differences_of_rows,
+        "layout": differences_in_order_only,
+        "copy-written": differences_in_a_copy,
+        "h-ignored": lambda f, x, h: quotients(f, x, 0.1, -0.1, 0.2),
         "derivative-instead": exact,
         "input-changed": differences_that_change_x,
     },
-    "6.3": {name: vjp_wrong(name) for name in VJP_MISTAKES},
+    "6.3": {name: vjp_wrong(name) for name in VJP_MISTAKES}
+    | {"autograd-used": vjp_autograd, "jacobian-built": vjp_jacobian},
     "6.4": {
         "not-scaled": accumulate_wrong(lambda n, total, parts: 1),
         "equal-weights": accumulate_wrong(lambda n, total, parts: 1 / parts),
@@ -632,10 +863,18 @@ WRONG = {
         "stale-gradient": accumulate_wrong(lambda n, total, parts: n / total, zero_before=False),
         "model-changed": accumulate_with_step,
         "no-gradient": lambda model, micro_batches: None,
+        "one-backward": accumulate_summed_losses,
+        "joined-batch": accumulate_joined,
+        "forwards-first": accumulate_forwards_first,
+        "not-once-per-part": accumulate_row_by_row,
     },
     "6.5": {
         "flags-changed": gradient_left_frozen,
         "parameter-grads": gradient_by_backward,
+        "old-gradients-lost": gradient_then_zero_grad,
+        "mode-changed": gradient_in_eval,
+        "parameters-changed": gradient_with_step,
+        "switch-leaked": gradient_with_leaked_switch,
         "input-changed": gradient_on_callers_x,
         "fails-under-no-grad": gradient_without_enable,
         "graph-kept": gradient_keeps_graph,
@@ -680,6 +919,34 @@ def test_other_ways_to_go_wrong():
     assert autograd.accumulation(accumulate_wrong(lambda n, t, p: 1, zero_inside=True)).mistake == "zeroed-inside"
     assert autograd.engine(engine(__mul__=lambda self, o: o * self)).mistake == "endless"
     assert autograd.engine(engine(zero_grad=property(lambda self: 1 / 0))).mistake == "raised"
+    assert autograd.central_difference(differences_by_row).mistake == "row-moved"
+    assert autograd.central_difference(lambda f, x, h: quotients(f, x, 1e-5, -1e-5, 2e-5)).mistake == (
+        "derivative-instead"
+    )
+    assert autograd.accumulation(accumulate_one_graph).mistake == "one-backward"
+    assert autograd.input_gradient(gradient_all_in_train).mistake == "mode-changed"
+    assert autograd.input_gradient(gradient_of_overwritten_x).mistake == "input-changed"
+    assert autograd.vjp(vjp_jacobian_transposed).mistake == "jacobian-built"
+
+
+@pytest.mark.parametrize("product", [vjp_backward, vjp_functional, vjp_func, vjp_jacrev])
+def test_no_kind_of_autograd_passes_for_a_vjp_by_hand(product):
+    assert autograd.vjp(product).mistake == "autograd-used"
+
+
+def test_predictions_half_done():
+    outcome = autograd.predictions({**dict.fromkeys(FIVE, ...), "a": 3, "d": 22})
+    assert "2 of 5 are right" in outcome.message
+    assert autograd.predictions({**dict.fromkeys(FIVE, ...), "b": 6}).mistake == "not-accumulated"
+
+
+def test_an_error_in_an_engine_names_its_stage():
+    assert autograd.engine(engine(__pow__=lookup_fails)).message.startswith("stage 9 of 17")
+
+
+def test_the_recording_switch_is_put_back():
+    autograd.input_gradient(gradient_with_leaked_switch)
+    assert torch.is_grad_enabled()
 
 
 @pytest.mark.parametrize("number", CHECKS)

@@ -49,6 +49,10 @@ def embed_wrong(frequencies, *, cosines=None, order="halves"):
     return embed
 
 
+def waves_of(angles):
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
 def right_frequencies(k, h, p):
     return p ** (-k / h)
 
@@ -74,6 +78,7 @@ WRONG_1 = {
     "dimension-index": dimension_index_interleaved,
     "half-minus-one": embed_wrong(lambda k, h, p: p ** (-k / (h - 1))),
     "divided-by-d": embed_wrong(lambda k, h, p: p ** (-k / (2 * h))),
+    "doubled-exponent": embed_wrong(lambda k, h, p: p ** (-2 * k / h)),
     "missing-division": embed_wrong(lambda k, h, p: torch.exp(-math.log(p) * k)),
     "growing-frequencies": embed_wrong(lambda k, h, p: torch.exp(math.log(p) * k / h)),
     "missing-logarithm": embed_wrong(lambda k, h, p: torch.exp(-k / h)),
@@ -82,6 +87,7 @@ WRONG_1 = {
     "full-turns": embed_wrong(lambda k, h, p: 2 * math.pi * p ** (-k / h)),
     "degrees": lambda t, d, p: embed_vectorised(torch.deg2rad(t.float()), d, p),
     "scaled-time": lambda t, d, p: embed_vectorised(t / 1000, d, p),
+    "integer-times": lambda t, d, p: waves_of(t[:, None] @ right_frequencies(torch.arange(d // 2), d // 2, p)[None]),
     "returned-none": lambda t, d, p: None,
     "wrong-shape": lambda t, d, p: embed_vectorised(t, d, p)[:, :-1],
 }
@@ -110,7 +116,22 @@ def convert_index(e):
     return e.numpy()[:, [i for k in range(h) for i in (k, k + h)]]
 
 
+def convert_in_place_with_care(e):
+    """Writes into its argument, which is allowed as long as the result is right."""
+    sin, cos = (half.clone() for half in e.chunk(2, dim=1))
+    e[:, 0::2], e[:, 1::2] = sin, cos
+    return e
+
+
+def convert_overwriting(e):
+    h = e.shape[1] // 2
+    e[:, ::2] = e[:, :h]
+    e[:, 1::2] = e[:, h:]
+    return e
+
+
 WRONG_2 = {
+    "overwrote-input": convert_overwriting,
     "unchanged": lambda e: e.reshape(len(e), 2, -1).flatten(1),
     "wrong-way": lambda e: torch.cat([e[:, 0::2], e[:, 1::2]], dim=1),
     "cosines-first": lambda e: torch.stack(e.chunk(2, dim=1)[::-1], dim=2).flatten(1),
@@ -156,7 +177,37 @@ def rotation_signs(shift, d, max_period, signs):
     return matrix
 
 
+def rotation_of(angles, *, swapped=False, layout="halves"):
+    """The matrix of the angles that ``angles(k, h, shift, max_period)`` gives."""
+
+    def rotation(shift, d, max_period):
+        h = d // 2
+        angle = angles(torch.arange(h), h, shift, max_period)
+        c, s = torch.diag(angle.cos()), torch.diag(angle.sin())
+        if swapped:
+            c, s = s, c
+        matrix = torch.cat([torch.cat([c, s], dim=1), torch.cat([-s, c], dim=1)])
+        order = torch.arange(d).reshape(2, h).T.flatten()
+        return {"halves": matrix, "rows": matrix[order], "columns": matrix[:, order]}[layout]
+
+    return rotation
+
+
+def right_angles(k, h, s, p):
+    return s * p ** (-k / h)
+
+
 WRONG_3 = {
+    "shift-forgotten": rotation_of(lambda k, h, s, p: p ** (-k / h)),
+    "fixed-max-period": rotation_of(lambda k, h, s, p: s * 10_000 ** (-k / h)),
+    "divided-by-d": rotation_of(lambda k, h, s, p: s * p ** (-k / (2 * h))),
+    "doubled-exponent": rotation_of(lambda k, h, s, p: s * p ** (-2 * k / h)),
+    "half-minus-one": rotation_of(lambda k, h, s, p: s * p ** (-k / (h - 1))),
+    "growing-frequencies": rotation_of(lambda k, h, s, p: s * p ** (k / h)),
+    "missing-division": rotation_of(lambda k, h, s, p: s * float(p) ** (-k)),
+    "missing-logarithm": rotation_of(lambda k, h, s, p: s * torch.exp(-k / h)),
+    "sine-cosine-swapped": rotation_of(right_angles, swapped=True),
+    "half-permuted": rotation_of(right_angles, layout="rows"),
     "backwards": lambda s, d, p: rotation_diagonals(-s, d, p),
     "one-angle": lambda s, d, p: rotation_diagonals(s, d, 1.0),
     "interleaved": rotation_interleaved,
@@ -168,6 +219,9 @@ WRONG_3 = {
 
 PERIOD = math.exp(math.log(1000 / (2 * math.pi)) / (1 - 1 / 64))
 WRONG_4 = {
+    "returned-none": None,
+    "half-turn": (1000 / math.pi) ** (64 / 63),
+    "degrees": (1000 / 360) ** (64 / 63),
     "last-frequency": 1000 / (2 * math.pi),
     "missing-two-pi": 1000 ** (64 / 63),
     "times-two-pi": (2000 * math.pi) ** (64 / 63),
@@ -200,7 +254,55 @@ def read_coarse_to_fine(e):
     return t.round().long()
 
 
+def times_of_table(first=0, order=None):
+    """Reads with a table that begins with another time, or whose dimensions are in another order."""
+
+    def read(e):
+        table = embed_vectorised(torch.arange(first, first + 1000), 128, 10_000)
+        return (e @ (table if order is None else table[:, order]).T).argmax(dim=1)
+
+    return read
+
+
+def read_equal(e):
+    table = embed_vectorised(torch.arange(1000), 128, 10_000)
+    return torch.isclose(e[:, None], table, atol=1e-4).all(dim=2).int().argmax(dim=1)
+
+
+def read_equal_in_a_loop(e):
+    table = embed_vectorised(torch.arange(1000), 128, 10_000)
+    return [torch.isclose(row, table, atol=1e-4).all(dim=1).nonzero()[0].item() for row in e]
+
+
+def read_least_squares(e):
+    table = torch.tensor(embed_numpy(np.arange(1000), 128, 10_000))
+    weights = torch.linalg.lstsq(table, torch.arange(1000.0).double()[:, None], driver="gelsd").solution
+    return (e.double() @ weights)[:, 0].round()
+
+
+def read_vernier(e):
+    """The slowest hand counts the turns of the fastest."""
+    slow = torch.atan2(e[:, 63], e[:, 127]).double() / OMEGA[63]
+    fast = torch.atan2(e[:, 0], e[:, 64]).double()
+    return (fast + 2 * math.pi * ((slow - fast) / (2 * math.pi)).round()).round().long()
+
+
+def read_only_clean(e):
+    """Right as long as the embedding has its proper length; nobody would write this, so it has no name of its own."""
+    t = read_table(e)
+    return torch.where((e.square().sum(dim=1) - 64).abs() > 0.05, (t * t) % 1000, t)
+
+
+INTERLEAVED = torch.arange(128).reshape(2, 64).T.flatten()
 WRONG_5 = {
+    "not-rounded": lambda e: read_table(e) + 0.3,
+    "off-by-one": times_of_table(1),
+    "interleaved": times_of_table(order=INTERLEAVED),
+    "cosines-first": times_of_table(order=torch.arange(128).roll(64)),
+    "exact-match": read_equal,
+    "linear-readout": read_least_squares,
+    "lost-turns": read_vernier,
+    "noise-sensitive": read_only_clean,
     "fastest-hand": lambda e: torch.atan2(e[:, 0], e[:, 64]) % (2 * math.pi),
     "angle-not-time": lambda e: torch.atan2(e[:, 63], e[:, 127]),
     "swapped-arguments": lambda e: (torch.atan2(e[:, 127], e[:, 63]) / OMEGA[63]).round(),
@@ -220,7 +322,7 @@ CHECKS = {
 }
 RIGHT = {
     "1.1": [embed_vectorised, embed_numpy, embed_list],
-    "1.2": [convert_stack, convert_slices, convert_index],
+    "1.2": [convert_stack, convert_slices, convert_index, convert_in_place_with_care],
     "1.3": [rotation_diagonals, rotation_entries, rotation_fitted],
     "1.4": [PERIOD, 172.5, torch.tensor((1000 / 2 / math.pi) ** (64 / 63))],
     "1.5": [read_table, read_nearest, read_coarse_to_fine],
@@ -254,7 +356,15 @@ def test_every_way_to_slip_with_the_index_has_one_name(embed):
         ("1.3", lambda s, d, p: rotation_signs(s, d, p, (-1, -1)), "wrong-signs"),
         ("1.4", 1000, "missing-two-pi"),
         ("1.4", 2000 * math.pi, "times-two-pi"),
+        ("1.3", rotation_of(lambda k, h, s, p: -s * p ** (-k / (2 * h))), "divided-by-d"),
+        ("1.3", rotation_of(right_angles, layout="columns"), "half-permuted"),
+        ("1.4", 1000 / math.pi, "half-turn"),
         ("1.5", lambda e: torch.atan2(e[:, 0], e[:, 64]).long(), "fastest-hand"),
+        ("1.5", lambda e: read_table(e) + 0.49, "not-rounded"),
+        ("1.5", lambda e: torch.atan2(e[:, 63], e[:, 127]) / OMEGA[63], "not-rounded"),
+        ("1.5", lambda e: read_table(e) + 1, "off-by-one"),
+        ("1.5", read_equal_in_a_loop, "exact-match"),
+        ("1.5", lambda e: (torch.atan2(e[:, 50], e[:, 114]) / OMEGA[50]).round(), "one-hand"),
     ],
 )
 def test_the_same_mistake_in_other_clothes(number, answer, name):
