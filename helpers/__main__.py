@@ -17,6 +17,8 @@ from . import recipes, samplers, training, zoo
 
 __all__ = ["main"]
 
+LIMITS = {"n": 1000, "scale": 32}  # what one picture can show, and memory holds
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -45,16 +47,27 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _sample(options: argparse.Namespace) -> None:
-    for option in ("n", "scale"):
-        if getattr(options, option) < 1:
-            raise ValueError(f"expected --{option} >= 1, got {getattr(options, option)}")
+def _check_options(options: argparse.Namespace, total: int) -> None:
+    """Refuse what cannot work before any work is done; ``total`` is T of the model's schedule."""
+    for option, limit in {**LIMITS, "steps": total}.items():
+        if not 1 <= getattr(options, option) <= limit:
+            raise ValueError(f"expected --{option} from 1 to {limit}, got {getattr(options, option)}")
+    if not 0 <= options.seed < 2**63:
+        raise ValueError(f"expected --seed from 0 to 2**63 - 1, got {options.seed}")
     if options.film is not None and not 2 <= options.film <= options.steps + 1:
         raise ValueError(f"expected --film from 2 to {options.steps + 1} (steps + 1), got {options.film}")
     if options.out.suffix.lower() != ".png":
         raise ValueError(f"expected --out to end in .png, got {options.out}")
+    if options.out.is_dir():
+        raise ValueError(f"expected --out to be a file, got the folder {options.out}")
+
+
+def _sample(options: argparse.Namespace) -> None:
     info = zoo.card(options.name)
-    sampler = samplers.DDIMSampler(zoo.schedule_of(info), options.steps)
+    schedule = zoo.schedule_of(info)
+    _check_options(options, schedule.n_steps)
+    sampler = samplers.DDIMSampler(schedule, options.steps)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     channels = info["architecture"]["arguments"]["in_channels"]
     x_T = torch.randn(options.n, channels, 16, 16, generator=torch.Generator().manual_seed(options.seed))
     run = samplers.sample(zoo.load(options.name), sampler, x_T, clip_x0=1.0, return_trajectory=True, progress=True)
@@ -69,7 +82,6 @@ def _sample(options: argparse.Namespace) -> None:
     grid = make_grid((images.clamp(-1, 1) + 1) / 2, nrow=columns, padding=options.scale, pad_value=1.0)
     content = io.BytesIO()
     to_pil_image(grid).save(content, format="PNG")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     training.write_atomically(options.out, content.getvalue())
     print(f"wrote {options.out}")
 
@@ -84,7 +96,11 @@ def _describe(name: str | None) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, or 2 after a message about wrong input."""
+    """Run the command line.
+
+    Returns:
+        The exit code: 0; 2 after a message about wrong input; 1 if training diverged; 130 if it was interrupted.
+    """
     options = _parser().parse_args(arguments)
     try:
         if options.command == "train":
@@ -96,6 +112,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except training.TrainingDiverged as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -69,17 +70,19 @@ def _train_digits_ddpm(recipe: Recipe, model: nn.Module) -> tuple[training.Train
     digits = data.digits(16)
     schedule = zoo.schedule_of({"schedule": recipe.schedule})
 
+    x_T = torch.randn(len(digits.test), 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    floor, noise = digit_distance(digits.test), digit_distance(x_T.clamp(-1, 1))  # first: what fails here costs nothing
+
     def loss(network: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
         return diffusion.simple_loss(network, x, schedule, generator)
 
     result = training.train(model, loss, digits.train, recipe.config)
-    x_T = torch.randn(len(digits.test), 1, 16, 16, generator=torch.Generator().manual_seed(0))
     samples = samplers.sample(result.ema, samplers.DDIMSampler(schedule, 50), x_T, clip_x0=1.0)
     return result, {
         "final_loss": sum(result.losses[-100:]) / len(result.losses[-100:]),
         "frechet_distance": digit_distance(samples),
-        "frechet_distance_held_out": digit_distance(digits.test),
-        "frechet_distance_noise": digit_distance(x_T.clamp(-1, 1)),
+        "frechet_distance_held_out": floor,
+        "frechet_distance_noise": noise,
         "n_samples": len(samples),
         "sampler": "DDIM, 50 steps, eta 0, seed 0, clip_x0 1.0",
         "features": "digits-classifier",
@@ -140,17 +143,22 @@ def run(name: str, folder: str | Path) -> Path:
 
     Args:
         name: A key of :data:`RECIPES`.
-        folder: Where to write; made if missing.
+        folder: Where to write; made if missing, and tried before the training begins.
 
     Returns:
         The path of the weights.
 
     Raises:
         ValueError: For an unknown name.
+        OSError: If the folder cannot be written to.
+        TrainingDiverged: If a loss is not finite; nothing is written.
     """
     if name not in RECIPES:
         raise ValueError(f"expected a recipe out of {', '.join(RECIPES)}, got {name!r}")
     recipe = RECIPES[name]
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.config.seed)
         model = zoo.build(recipe.architecture)

@@ -49,9 +49,14 @@ def card(name: str) -> dict[str, Any]:
     """The model card.
 
     Raises:
-        ValueError: For an unknown name; the message lists the known ones.
+        ValueError: For an unknown name (the message lists the known ones), or a card that is damaged.
+        FileNotFoundError: If the card is missing.
     """
-    return json.loads(_path(name).with_suffix(".json").read_text())
+    path = _path(name).with_suffix(".json")
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"the card {path.name} is damaged ({error}): get it and {name}.safetensors anew") from error
 
 
 def build(architecture: Mapping[str, Any]) -> nn.Module:
@@ -72,8 +77,10 @@ def schedule_of(info: Mapping[str, Any]) -> NoiseSchedule:
         ValueError: If the model has none, or an unknown one.
     """
     schedule = info.get("schedule")
-    if schedule is None or schedule["name"] not in SCHEDULES:
-        raise ValueError(f"expected a schedule out of {', '.join(SCHEDULES)}, got {schedule!r}")
+    if schedule is None:
+        raise ValueError(f"expected a diffusion model, got {info.get('name', 'a model')}, which has no noise schedule")
+    if schedule["name"] not in SCHEDULES:
+        raise ValueError(f"expected a schedule out of {', '.join(SCHEDULES)}, got {schedule['name']!r}")
     return SCHEDULES[schedule["name"]](**schedule["arguments"])
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from helpers.plotting.graphs import _layout, flowing_gradients, plot_graph, trace_graph
+from helpers.plotting.graphs import _along, _label_place, _layout, flowing_gradients, plot_graph, trace_graph
 
 
 @pytest.fixture(autouse=True)
@@ -186,3 +186,42 @@ def test_boxes_do_not_overlap_and_arrows_pass_none(make):
         assert not set(inner) & set(places)
         xs = [x for x, _ in route]
         assert xs == sorted(xs, reverse=True)
+
+
+def weighted():
+    """Two weights in one leaf: some arrows have to cross."""
+    x, w = leaf(2.0), leaf([1.0, 3.0])
+    return (x, w), w[0] * x**2 + w[1] * x
+
+
+def test_arrows_that_must_cross_do_so_far_from_the_leaves():
+    _, y = weighted()
+    graph = trace_graph(y)
+    _, routes = _layout(graph)
+    last = max(node.depth for node in graph.nodes)
+    ends = [(route[-2][1], route[-1][1]) for e, route in zip(graph.edges, routes, strict=True)]
+    into_leaves = [end for e, end in zip(graph.edges, ends, strict=True) if graph.nodes[e.target].depth == last]
+    assert len(into_leaves) == 4
+    assert all((a - c) * (b - d) >= 0 for a, b in into_leaves for c, d in into_leaves)
+
+
+def test_numbers_keep_clear_of_other_arrows():
+    _, y = weighted()
+    (ax,) = plot_graph(y, flow=True).axes
+    numbers = [t for t in ax.texts if t.get_weight() == "bold"]
+    _, routes = _layout(trace_graph(y))
+    arrows = [
+        torch.tensor([_along(route[i:], k / 60) for i in range(len(route) - 1) for k in range(61)]) for route in routes
+    ]
+    assert len(numbers) == len(arrows) == 9
+    for text in numbers:
+        place = torch.tensor(text.get_position())
+        assert sum(bool((a - place).abs().amax(1).min() < 0.05) for a in arrows) == 1  # its own
+
+
+def test_a_number_moves_along_its_arrow_when_another_one_crosses():
+    route = [(0.0, 0.0), (-1.0, 0.0)]
+    assert _label_place(route, "1", [route], []) == pytest.approx((-0.384125, 0.0))
+    crossing = [(-0.38, 1.0), (-0.39, -1.0)]
+    moved = _label_place(route, "1", [route, crossing], [])
+    assert abs(moved[0] + 0.385) > 0.06

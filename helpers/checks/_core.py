@@ -89,7 +89,9 @@ def check(exercise: str, title: str) -> Callable[[Callable[..., str]], Callable[
                 return Outcome(exercise, title, status, message, mistake)
 
             def unfinished() -> Outcome:
-                return outcome("open", "not attempted yet. Write your answer in the cell above, run it, then run this one again.")
+                return outcome(
+                    "open", "not attempted yet. Write your answer in the cell above, run it, then run this one again."
+                )
 
             try:
                 if any(answer is Ellipsis for answer in (*answers, *named.values())):

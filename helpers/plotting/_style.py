@@ -55,7 +55,8 @@ def use_course_style() -> None:
     Lessons call it once, in their import cell. Importing this package changes nothing.
     """
     plt.rcParams.update(_RC)
-    shell = sys.modules["IPython"].get_ipython() if "ipykernel" in sys.modules else None
+    ipython = sys.modules.get("IPython") if "ipykernel" in sys.modules else None
+    shell = ipython.get_ipython() if ipython else None
     if shell is not None:
         from matplotlib_inline.config import InlineBackend
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Literal
 
 import torch
@@ -30,14 +31,16 @@ def schedule_curves(
     """Schedules against the relative time t/(T − 1), one panel a quantity, one line style and colour a schedule.
 
     Raises:
-        ValueError: For an unknown quantity.
+        ValueError: For an unknown quantity, or nothing to draw.
     """
+    if not schedules or not quantities:
+        raise ValueError("expected at least one schedule and one quantity")
     unknown = [name for name in quantities if name not in _QUANTITIES]
     if unknown:
         raise ValueError(f"expected quantities out of {', '.join(_QUANTITIES)}, got {', '.join(unknown)}")
     figure, axes = new_figure(1, len(quantities), width=width, height=2.9, squeeze=False)
     for axis, quantity in zip(axes[0], quantities, strict=True):
-        for style, (name, schedule) in zip(("-", "--", "-.", ":") * 2, schedules.items(), strict=False):
+        for style, (name, schedule) in zip(cycle(("-", "--", "-.", ":")), schedules.items(), strict=False):
             t = torch.arange(schedule.n_steps)
             axis.plot(t / max(schedule.n_steps - 1, 1), getattr(schedule, quantity)(t), style, label=name)
         label, scale = _QUANTITIES[quantity]
@@ -47,7 +50,13 @@ def schedule_curves(
 
 
 def smooth(values: Sequence[float], half_life: float = 20.0) -> torch.Tensor:
-    """Exponential moving average with the given half-life in steps, corrected for its start."""
+    """Exponential moving average with the given half-life in steps, corrected for its start.
+
+    Raises:
+        ValueError: If ``half_life`` is not positive.
+    """
+    if not half_life > 0:
+        raise ValueError(f"expected half_life > 0, got {half_life}")
     decay = 0.5 ** (1 / half_life)
     average, weight, out = 0.0, 0.0, []
     for value in values:

@@ -210,7 +210,7 @@ def plot_graph(
         if edge in gradients:
             text = _short(gradients[edge])
             taken.append(_label_place(route, text, routes, taken))
-            _write_gradient(ax, taken[-1], text, 9 * small)
+            _write_gradient(ax, taken[-1], text, (9 if len(text) <= 3 else 7.5) * small)
     for node, place in zip(graph.nodes, places, strict=True):
         _draw_node(ax, node, place, 8 * small)
     return ax.figure
@@ -425,7 +425,7 @@ def _along(route: Sequence[Point], s: float) -> Point:
 
 
 def _label_place(route: Sequence[Point], text: str, routes: Sequence[Sequence[Point]], taken: Sequence[Point]) -> Point:
-    """A third of the way along the arrow, or else where the text keeps clear of other arrows and numbers."""
+    """A third of the way (long text: nearly half) along the arrow, or else clear of other arrows and numbers."""
     half_width, half_height = 0.03 + 0.03 * len(text), 0.13
     strokes = [
         _along(other[i:], k / 20)
@@ -441,7 +441,8 @@ def _label_place(route: Sequence[Point], text: str, routes: Sequence[Sequence[Po
 
         return min([distance(p, 1) for p in strokes] + [distance(p, 2) for p in taken], default=2.0)
 
-    candidates = [_along(route, s) for s in (0.35, 0.25, 0.45, 0.15, 0.55, 0.65)]
+    preferred = (0.35, 0.25, 0.45, 0.15, 0.55, 0.65) if len(text) <= 3 else (0.44, 0.36, 0.56)  # long: off the boxes
+    candidates = [_along(route, s) for s in preferred]
     return next((place for place in candidates if clearance(place) > 1), max(candidates, key=clearance))
 
 

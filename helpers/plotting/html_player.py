@@ -24,7 +24,7 @@ __all__ = ["Player", "play_images"]
 
 _PAGE = """<div style="max-width:{width}px;text-align:center">
 <img id="frame-{key}" alt="{alt}" src="{last}" style="width:100%;image-rendering:pixelated;background:white">
-<div><button type="button" id="button-{key}" aria-label="play or pause">▶</button>
+<div><button type="button" id="button-{key}" style="min-width:4.5em">Play</button>
 <input type="range" id="slider-{key}" aria-label="frame" min="0" max="{top}" value="{top}" style="width:45%">
 <span id="caption-{key}" style="display:inline-block;min-width:8em;text-align:left">{caption}</span></div></div>
 <script>
@@ -34,13 +34,13 @@ _PAGE = """<div style="max-width:{width}px;text-align:center">
   const frame = find("frame"), button = find("button"), slider = find("slider"), caption = find("caption");
   let timer = null;
   const show = (k) => {{ frame.src = frames[k]; slider.value = k; caption.textContent = captions[k]; }};
-  const pause = () => {{ clearInterval(timer); timer = null; button.textContent = "▶"; }};
+  const pause = () => {{ clearInterval(timer); timer = null; button.textContent = "Play"; }};
   const tick = () => {{ +slider.value < {top} ? show(+slider.value + 1) : pause(); }};
   slider.oninput = () => {{ pause(); show(+slider.value); }};
   button.onclick = () => {{
     if (timer) return pause();
     if (+slider.value >= {top}) show(0);
-    button.textContent = "⏸";
+    button.textContent = "Pause";
     timer = setInterval(tick, {interval});
   }};
 }})();

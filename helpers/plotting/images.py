@@ -43,7 +43,7 @@ def _tiles(images: Tensor, columns: int) -> Tensor:
 def show_image(axes: Axes, image: Tensor, title: str = "") -> None:
     """Draw one image (C, H, W) in [−1, 1] (values outside are clipped) into axes without ticks."""
     _check_images(image[None], 4)
-    axes.imshow(_unit(image).permute(1, 2, 0).expand(-1, -1, 3), interpolation="nearest", vmin=0, vmax=1)
+    axes.imshow(_unit(image).permute(1, 2, 0).expand(-1, -1, 3).numpy(), interpolation="nearest", vmin=0, vmax=1)
     axes.set_title(title)
     axes.axis("off")
 
@@ -67,7 +67,7 @@ def image_grid(images: Tensor, columns: int = 8, title: str = "", width: float |
     width = width or 0.6 * columns
     height = width * rows / columns * images.shape[2] / images.shape[3] + (0.35 if title else 0)
     figure, axes = new_figure(width=width, height=height)
-    axes.imshow(_tiles(images, columns), interpolation="nearest")
+    axes.imshow(_tiles(images, columns).numpy(), interpolation="nearest")
     axes.set_title(title)
     axes.axis("off")
     return figure
@@ -131,7 +131,7 @@ def animate_images(
     _check_columns(columns)
     if captions and len(captions) != len(frames):
         raise ValueError(f"expected {len(frames)} captions, got {len(captions)}")
-    tiles = torch.stack([_tiles(images, columns) for images in frames])
+    tiles = torch.stack([_tiles(images, columns) for images in frames]).numpy()
     figure, axes = new_figure(width=width, height=width * tiles.shape[1] / tiles.shape[2] + 0.35)
     artist = axes.imshow(tiles[0], interpolation="nearest")
     axes.axis("off")

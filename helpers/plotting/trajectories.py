@@ -38,7 +38,7 @@ def shade_noised(
     x = torch.linspace(-extent, extent, 240, dtype=torch.float64)[:, None]
     picture = torch.stack([density.log_prob(x, schedule.alpha_bar(t)) for t in times], dim=1).exp()
     shade = (picture / picture.amax(0)).sqrt()
-    axes.contourf(times, x[:, 0], shade, levels=torch.linspace(0, 1, 13), cmap="Greys", vmax=2.2)
+    axes.contourf(times, x[:, 0], shade, levels=torch.linspace(0, 1, 9), cmap="Greys", vmax=2.2)
     axes.set(xlim=(last, -1), ylim=(-extent, extent), xlabel="timestep $t$  (noise → data)")
 
 
