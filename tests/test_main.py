@@ -1,0 +1,279 @@
+"""Tests of the command line: it does what it says, and wrong options cost nothing and leave nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch import nn
+
+from helpers import __main__ as command_line
+from helpers import recipes, samplers, zoo
+from helpers.__main__ import main
+from helpers.training import TrainingDiverged
+
+FAST = ["--steps", "2"]
+
+
+def sample(out: Path, *options: str) -> int:
+    return main(["sample", "digits-ddpm", *FAST, "--out", str(out), *options])
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+# ── describe ──────────────────────────────────────────────────────────────
+
+
+def test_describe_lists_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["describe"]) == 0
+    lines = capsys.readouterr().out
+    for recipe in recipes.RECIPES.values():
+        assert f"{recipe.name}  (ships; training: {recipe.expect})\n    {recipe.summary}\n" in lines
+
+
+def test_describe_says_what_does_not_ship(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(recipes.RECIPES, "new", replace(recipes.RECIPES["digits-ddpm"], name="new"))
+    assert main(["describe"]) == 0
+    assert "new  (not shipped; training:" in capsys.readouterr().out
+
+
+def test_describe_shows_one_card(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["describe", "digits-ddpm"]) == 0
+    assert json.loads(capsys.readouterr().out) == zoo.card("digits-ddpm")
+
+
+def test_describe_of_an_unknown_model_names_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["describe", "digit"]) == 2
+    assert capsys.readouterr().err == "error: expected one of digits-classifier, digits-ddpm, got 'digit'\n"
+
+
+# ── sample ────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("n", "columns", "rows", "scale"), [(6, 2, 3, 1), (5, 2, 3, 3), (9, 3, 3, 4)])
+def test_sample_writes_a_grid_of_the_right_size(
+    n: int, columns: int, rows: int, scale: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "digits.png"
+    assert sample(out, "--n", str(n), "--scale", str(scale)) == 0
+    assert capsys.readouterr().out == f"wrote {out}\n"
+    picture = pixels(out)
+    assert picture.shape == (scale * (17 * rows + 1), scale * (17 * columns + 1), 3)
+    assert (picture[:scale] == 255).all()  # the frame
+    assert picture[scale:-scale, scale:-scale].std() > 20  # digits inside
+    assert [path.name for path in out.parent.iterdir()] == ["digits.png"]
+
+
+def test_one_image_is_a_picture_of_its_own(tmp_path: Path) -> None:
+    assert sample(tmp_path / "one.PNG", "--n", "1", "--scale", "2") == 0
+    assert pixels(tmp_path / "one.PNG").shape == (32, 32, 3)
+
+
+def test_the_same_seed_gives_the_same_file_and_another_another(tmp_path: Path) -> None:
+    files = [tmp_path / f"{k}.png" for k in range(3)]
+    for file, seed in zip(files, (3, 3, 4), strict=True):
+        assert sample(file, "--n", "2", "--seed", str(seed)) == 0
+    first, again, other = (file.read_bytes() for file in files)
+    assert first == again != other
+
+
+def test_a_picture_holds_what_the_library_draws(tmp_path: Path) -> None:
+    import torch
+
+    assert sample(tmp_path / "a.png", "--n", "4", "--seed", "5", "--scale", "1") == 0
+    x_T = torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(5))
+    schedule = zoo.schedule_of(zoo.card("digits-ddpm"))
+    images = samplers.sample(zoo.load("digits-ddpm"), samplers.DDIMSampler(schedule, 2), x_T, clip_x0=1.0)
+    last = (images[3, 0].clamp(-1, 1) + 1) / 2 * 255
+    np.testing.assert_allclose(pixels(tmp_path / "a.png")[18:34, 18:34, 0], last, atol=1.01)
+
+
+def test_a_film_shows_each_image_in_a_row_and_ends_with_it(tmp_path: Path) -> None:
+    assert sample(tmp_path / "film.png", "--n", "2", "--film", "3", "--scale", "1") == 0
+    assert sample(tmp_path / "grid.png", "--n", "2", "--scale", "1") == 0
+    film, grid = pixels(tmp_path / "film.png"), pixels(tmp_path / "grid.png")
+    assert film.shape == (2 * 17 + 1, 3 * 17 + 1, 3)
+    for row in range(2):
+        shown = film[1 + 17 * row : 17 + 17 * row, 35:51]
+        column, line = row % round(2**0.5), row // round(2**0.5)
+        np.testing.assert_array_equal(shown, grid[1 + 17 * line : 17 + 17 * line, 1 + 17 * column : 17 + 17 * column])
+
+
+WRONG = {
+    "n": (["--n", "0"], "expected --n from 1 to 1000, got 0"),
+    "n-negative": (["--n", "-3"], "expected --n from 1 to 1000, got -3"),
+    "n-large": (["--n", "100000000"], "expected --n from 1 to 1000, got 100000000"),
+    "steps": (["--steps", "0"], "expected --steps from 1 to 1000, got 0"),
+    "steps-large": (["--steps", "1001"], "expected --steps from 1 to 1000, got 1001"),
+    "scale": (["--scale", "0"], "expected --scale from 1 to 32, got 0"),
+    "seed": (["--seed", "-1"], "expected --seed from 0 to 2**63 - 1, got -1"),
+    "seed-large": (["--seed", str(2**64)], "expected --seed from 0 to"),
+    "film": (["--film", "1"], "expected --film from 2 to 3 (steps + 1), got 1"),
+    "film-large": (["--film", "4"], "expected --film from 2 to 3 (steps + 1), got 4"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG.values(), ids=WRONG)
+def test_wrong_options_are_explained_and_cost_nothing(
+    options: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(zoo, "load", None)  # would fail: nothing may be computed
+    assert sample(tmp_path / "new" / "a.png", *options) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert message in captured.err
+    assert captured.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a", "png"])
+def test_other_endings_are_refused(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sample(tmp_path / name) == 2
+    assert "expected --out to end in .png" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_places_that_cannot_be_written_are_found_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zoo, "load", None)
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file").write_text("kept")
+    assert sample(tmp_path / "folder.png") == 2
+    assert "expected --out to be a file, got the folder" in capsys.readouterr().err
+    assert sample(tmp_path / "file" / "a.png") == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_failure_on_the_way_keeps_the_old_picture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "a.png"
+    out.write_bytes(b"old")
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert sample(out, "--n", "1") == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert out.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_an_interruption_is_no_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(samplers, "sample", interrupt)
+    assert sample(tmp_path / "a.png") == 130
+    assert "nothing was written" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_draws_nothing_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sample", "digits-classifier", "--out", str(tmp_path / "a.png")]) == 2
+    assert "expected a diffusion model, got digits-classifier" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+# ── train ─────────────────────────────────────────────────────────────────
+
+
+def test_train_runs_the_recipe_and_says_where(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(recipes, "run", lambda *given: asked.append(given) or given[1] / "weights.safetensors")
+    assert main(["train", "digits-classifier", "--out", str(tmp_path)]) == 0
+    assert asked == [("digits-classifier", tmp_path)]
+    assert capsys.readouterr().out == f"wrote {tmp_path / 'weights.safetensors'} and its card\n"
+
+
+def test_train_reports_divergence_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(recipe: recipes.Recipe, model: nn.Module) -> None:
+        raise TrainingDiverged("the loss is nan at step 3: lower the learning rate")
+
+    recipe = replace(recipes.RECIPES["digits-classifier"], run=diverge)
+    monkeypatch.setitem(recipes.RECIPES, "digits-classifier", recipe)
+    assert main(["train", "digits-classifier", "--out", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "error: the loss is nan at step 3: lower the learning rate\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_train_into_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "runs").write_text("kept")
+    assert main(["train", "digits-classifier", "--out", str(tmp_path / "runs")]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    assert (tmp_path / "runs").read_text() == "kept"
+
+
+# ── the parser ────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: command"),
+        (["draw"], "invalid choice: 'draw'"),
+        (["sample"], "required: name"),
+        (["sample", "no-such-model"], "invalid choice: 'no-such-model'"),
+        (["train", "no-such-recipe"], "invalid choice: 'no-such-recipe'"),
+        (["sample", "digits-ddpm", "--n", "many"], "argument --n: invalid int value: 'many'"),
+        (["sample", "digits-ddpm", "--count", "3"], "unrecognized arguments: --count"),
+    ],
+)
+def test_arguments_that_cannot_be_read_exit_with_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["sample"], ["describe"]])
+def test_help_explains_every_option(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([*command, "--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith("usage: python -m helpers")
+    if command == ["sample"]:
+        assert all(f"--{option}" in text for option in ("n", "steps", "seed", "film", "scale", "out"))
+
+
+def test_the_examples_in_the_help_are_right() -> None:
+    """Every example parses; a stale option would not."""
+    lines = [line.strip() for line in command_line._parser().epilog.splitlines()]
+    examples = [line.removeprefix("python -m helpers ").split() for line in lines if line.startswith("python -m")]
+    assert len(examples) >= 3
+    for example in examples:
+        command_line._parser().parse_args(example)
+
+
+def test_it_runs_as_a_module() -> None:
+    run = subprocess.run([sys.executable, "-m", "helpers", "describe", "x"], capture_output=True, text=True)
+    assert run.returncode == 2
+    assert run.stderr.startswith("error: expected one of")
+    assert run.stdout == ""
