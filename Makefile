@@ -37,6 +37,7 @@ say-test:
 lab: $(READY) ## open the lessons in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
+refresh: export TQDM_DISABLE := 1
 refresh: $(READY) ## run every notebook and store its new outputs in place
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
 		--ClearMetadataPreprocessor.enabled=True --ClearMetadataPreprocessor.clear_cell_metadata=False \

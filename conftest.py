@@ -11,6 +11,8 @@ from nbval.plugin import IPyNbCell
 # Workers with all cores each would fight over them. Notebooks' kernels inherit this; it must precede `import torch`.
 _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _WORKERS)))
+# Progress bars draw on stderr, differently each time; learners see them, stored outputs do not.
+os.environ.setdefault("TQDM_DISABLE", "1")
 # A debugger's note on stderr, which says nothing about a lesson.
 os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
 
