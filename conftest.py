@@ -8,9 +8,11 @@ import matplotlib
 from _printed import Printed
 from nbval.plugin import IPyNbCell
 
-# Workers with all cores each would fight over them. Notebooks' kernels inherit this; it must precede `import torch`.
-_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _WORKERS)))
+# Workers with all cores each fight over them: ten times slower, as measured. Their kernels inherit this; it must
+# precede `import torch`. The controller sets nothing, or its workers would inherit its own share.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    _SHARE = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _SHARE)))
 # Progress bars draw on stderr, differently each time; learners see them, stored outputs do not.
 os.environ.setdefault("TQDM_DISABLE", "1")
 # A debugger's note on stderr, which says nothing about a lesson.
