@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
+from unittest import mock
 
 import matplotlib
 from _printed import Printed
-from nbval.plugin import IPyNbCell
+from nbval.plugin import IPyNbCell, IPyNbFile
 
 # Workers with all cores each fight over them: ten times slower, as measured. Their kernels inherit this; it must
 # precede `import torch`. The controller sets nothing, or its workers would inherit its own share.
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     _SHARE = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _SHARE)))
-# Progress bars draw on stderr, differently each time; learners see them, stored outputs do not.
-os.environ.setdefault("TQDM_DISABLE", "1")
 # A debugger's note on stderr, which says nothing about a lesson.
 os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
 
@@ -29,3 +28,12 @@ def pytest_configure() -> None:
         return Printed(text) if isinstance(text, str) else text
 
     IPyNbCell.sanitize = sanitize
+
+    start_kernel = IPyNbFile.setup
+
+    def setup(notebook: IPyNbFile) -> None:
+        # Progress bars draw on stderr, differently each time; learners see them, stored outputs do not.
+        with mock.patch.dict(os.environ, TQDM_DISABLE="1"):
+            start_kernel(notebook)
+
+    IPyNbFile.setup = setup
