@@ -86,3 +86,22 @@ def test_every_check_is_used_and_tried() -> None:
 def test_right_answers_differ() -> None:
     for number, given in answers("RIGHT").items():
         assert len({id(answer) for answer in given}) == len(given), number
+
+
+def ask(number: str, answer: Any) -> Outcome:
+    """A check's verdict; a tuple holds the answers of a check that takes several."""
+    return REGISTRY[number](*answer) if isinstance(answer, tuple) else REGISTRY[number](answer)
+
+
+@pytest.mark.parametrize(
+    ("number", "index"), [(n, i) for n, given in answers("RIGHT").items() for i in range(len(given))]
+)
+def test_a_right_answer_passes(number: str, index: int) -> None:
+    outcome = ask(number, answers("RIGHT")[number][index])
+    assert (outcome.exercise, outcome.status) == (number, "passed"), outcome
+
+
+@pytest.mark.parametrize(("number", "name"), [(n, name) for n, given in answers("WRONG").items() for name in given])
+def test_a_wrong_answer_fails_by_its_own_name(number: str, name: str) -> None:
+    outcome = ask(number, answers("WRONG")[number][name])
+    assert (outcome.status, outcome.mistake) == ("failed", name), outcome

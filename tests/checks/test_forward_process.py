@@ -302,18 +302,6 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("number", "answer"), [(n, answer) for n, answers in RIGHT.items() for answer in answers])
-def test_right(number, answer):
-    outcome = CHECKS[number](answer)
-    assert outcome.status == "passed", outcome
-
-
-@pytest.mark.parametrize(("number", "name"), [(number, name) for number, wrong in WRONG.items() for name in wrong])
-def test_wrong(number, name):
-    outcome = CHECKS[number](WRONG[number][name])
-    assert (outcome.status, outcome.mistake) == ("failed", name), outcome
-
-
 @pytest.mark.parametrize("number", CHECKS)
 def test_stub_is_open(number):
     def stub(*arguments):

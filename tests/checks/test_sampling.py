@@ -281,18 +281,6 @@ RIGHT = {
 WRONG = {"5.1": WRONG_1, "5.2": WRONG_2, "5.3": WRONG_3, "5.4": WRONG_4, "5.5": WRONG_5}
 
 
-@pytest.mark.parametrize(("number", "answer"), [(n, a) for n, answers in RIGHT.items() for a in answers])
-def test_right(number, answer):
-    outcome = CHECKS[number](answer)
-    assert (outcome.exercise, outcome.status) == (number, "passed"), outcome
-
-
-@pytest.mark.parametrize(("number", "name"), [(n, name) for n, wrong in WRONG.items() for name in wrong])
-def test_wrong(number, name):
-    outcome = CHECKS[number](WRONG[number][name])
-    assert (outcome.status, outcome.mistake) == ("failed", name), outcome
-
-
 @pytest.mark.parametrize(
     ("number", "answer", "name"),
     [

@@ -198,18 +198,6 @@ def ask(number, answer):
     return CHECKS[number](*answer) if isinstance(answer, tuple) else CHECKS[number](answer)
 
 
-@pytest.mark.parametrize(("number", "answer"), [(n, a) for n, answers in RIGHT.items() for a in answers])
-def test_right(number, answer):
-    outcome = ask(number, answer)
-    assert outcome.status == "passed", outcome
-
-
-@pytest.mark.parametrize(("number", "name"), [(n, name) for n, wrong in WRONG.items() for name in wrong])
-def test_wrong(number, name):
-    outcome = ask(number, WRONG[number][name])
-    assert (outcome.status, outcome.mistake) == ("failed", name), outcome
-
-
 @pytest.mark.parametrize("number", CHECKS)
 def test_every_advice_names_a_section_of_the_refresher(number):
     sections = {"Gaussians", "Bayes' rule", "KL divergence", "The chain rule", "Tensors and broadcasting"}

@@ -330,18 +330,6 @@ RIGHT = {
 WRONG = {"1.1": WRONG_1, "1.2": WRONG_2, "1.3": WRONG_3, "1.4": WRONG_4, "1.5": WRONG_5}
 
 
-@pytest.mark.parametrize(("number", "answer"), [(n, a) for n, answers in RIGHT.items() for a in answers])
-def test_right(number, answer):
-    outcome = CHECKS[number](answer)
-    assert (outcome.exercise, outcome.status) == (number, "passed"), outcome
-
-
-@pytest.mark.parametrize(("number", "name"), [(n, name) for n, wrong in WRONG.items() for name in wrong])
-def test_wrong(number, name):
-    outcome = CHECKS[number](WRONG[number][name])
-    assert (outcome.status, outcome.mistake) == ("failed", name), outcome
-
-
 @pytest.mark.parametrize("embed", ALSO_DIMENSION_INDEX)
 def test_every_way_to_slip_with_the_index_has_one_name(embed):
     assert time_embedding.halves(embed).mistake == "dimension-index"

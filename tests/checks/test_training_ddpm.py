@@ -362,21 +362,14 @@ CHECKS = {
 }
 
 
-@pytest.mark.parametrize(("number", "answer"), [(n, a) for n, answers in RIGHT.items() for a in answers])
-def test_right(number, answer):
-    outcome = CHECKS[number](answer)
-    assert (outcome.status, outcome.exercise) == ("passed", number), outcome
-
-
 @pytest.mark.parametrize(
     ("number", "name", "answer"),
-    [(n, name, a) for n, answers in WRONG.items() for name, a in answers.items()]
-    + [("4.1", name, a) for name, a in MORE_1]
+    [("4.1", name, a) for name, a in MORE_1]
     + [("4.2", name, a) for name, a in MORE_2]
     + [("4.3", "wrong-value", lambda a, s: a * s**2), ("4.4", "wrong-value", lambda a: weights_difference(a) + 1)]
     + [("4.5", name, a) for name, a in MORE_5],
 )
-def test_wrong(number, name, answer):
+def test_other_ways_to_be_wrong(number, name, answer):
     outcome = CHECKS[number](answer)
     assert (outcome.status, outcome.mistake) == ("failed", name), outcome
 

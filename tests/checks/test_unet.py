@@ -206,18 +206,6 @@ WRONG: dict[str, dict[str, Callable[..., Any]]] = {
 }
 
 
-@pytest.mark.parametrize(("exercise", "index"), [(number, i) for number in RIGHT for i in range(len(RIGHT[number]))])
-def test_right(exercise: str, index: int) -> None:
-    outcome = checks.REGISTRY[exercise](RIGHT[exercise][index])
-    assert outcome.status == "passed", outcome
-
-
-@pytest.mark.parametrize(("exercise", "name"), [(number, name) for number in WRONG for name in WRONG[number]])
-def test_wrong(exercise: str, name: str) -> None:
-    outcome = checks.REGISTRY[exercise](WRONG[exercise][name])
-    assert (outcome.status, outcome.mistake) == ("failed", name), outcome
-
-
 @pytest.mark.parametrize("exercise", RIGHT)
 def test_open(exercise: str) -> None:
     def stub(*arguments: object) -> None:
