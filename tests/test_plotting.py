@@ -180,26 +180,11 @@ def test_labels_that_do_not_fit_are_refused(labels: dict[str, list[str]]) -> Non
         plotting.film_strip(torch.zeros(2, 3, 1, 4, 4), **labels)
 
 
-def test_animation_holds_every_frame_and_leaves_no_figure() -> None:
-    frames = ramp(3, 2, 1, 4, 4)
-    animation = plotting.animate_images(frames, ["a", "b", "c"], columns=2, interval=50)
-    assert plt.get_fignums() == []
-    artist, axes = animation._fig.axes[0].images[0], animation._fig.axes[0]
-    for s in range(3):
-        animation._func(s)
-        np.testing.assert_allclose(artist.get_array()[1:5, 1:5, 0], (frames[s, 0, 0] + 1) / 2, atol=1e-6)
-        assert axes.get_title() == "abc"[s]
-    player = animation.to_jshtml(fps=20)
-    assert player.count("data:image/png;base64") == 3
-    with pytest.raises(ValueError, match="expected 3 captions, got 1"):
-        plotting.animate_images(frames, ["a"])
-
-
 @pytest.mark.parametrize("shape", [(4, 4), (1, 4, 4), (2, 2, 4, 4), (1, 1, 1, 4, 4)])
 def test_images_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"expected images of shape \(B, C, H, W\) with C = 1 or 3, got"):
         plotting.image_grid(torch.zeros(shape))
-    for draw in (plotting.film_strip, plotting.animate_images):
+    for draw in (plotting.film_strip, plotting.play_images):
         with pytest.raises(ValueError, match=r"expected frames of shape \(R, B, C, H, W\)"):
             draw(torch.zeros(shape[-4:]))
 
@@ -212,7 +197,7 @@ def test_no_images_and_no_columns_are_refused() -> None:
     with pytest.raises(ValueError, match="columns >= 1, got 0"):
         plotting.image_grid(torch.zeros(2, 1, 4, 4), columns=0)
     with pytest.raises(ValueError, match="columns >= 1, got -1"):
-        plotting.animate_images(torch.zeros(1, 2, 1, 4, 4), columns=-1)
+        plotting.play_images(torch.zeros(1, 2, 1, 4, 4), columns=-1)
 
 
 # ── the plane ─────────────────────────────────────────────────────────────

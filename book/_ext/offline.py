@@ -3,15 +3,10 @@
 Mathematics is set by a MathJax that is part of the book: one file of it, the one that draws with SVG and so needs
 no fonts, is copied from the package ``sphinx-mathjax-offline`` when the book is built. (That package's own extension
 copies every variant, 25 MB, and chooses one whose fonts browsers may refuse to load from disk.)
-
-Matplotlib's animation players ask another server for their icons; the theme has them already. The players also get
-the alt text that their cell's metadata states, as other pictures do.
 """
 
 from __future__ import annotations
 
-import html
-import re
 from importlib.metadata import files
 from pathlib import Path
 
@@ -28,17 +23,6 @@ def _mathjax() -> Path:
     raise FileNotFoundError(f"the package sphinx-mathjax-offline holds no {MATHJAX}")
 
 
-def _mend_players(app: Sphinx, doctree: nodes.document) -> None:
-    for cell in doctree.findall(lambda node: isinstance(node, nodes.container) and "cell_metadata" in node):
-        alt = html.escape(cell["cell_metadata"].get("mystnb", {}).get("image", {}).get("alt", ""))
-        for player in cell.findall(nodes.raw):
-            if 'class="animation"' in player.astext():
-                text = re.sub(r"<link\b[^>]*>", "", player.astext())
-                text = text.replace('<img id="_anim_img', f'<img alt="{alt}" id="_anim_img')
-                player.children = [nodes.Text(text)]
-                player.rawsource = text
-
-
 def _name_the_lab(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
     """The theme calls the button that opens JupyterLab after its host; say what opens."""
     for group in context.get("header_buttons", []):
@@ -52,6 +36,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.config.html_static_path.append(str(_mathjax()))
     app.config.mathjax_path = MATHJAX
     app.config.mathjax_options = {"defer": "defer"}
-    app.connect("doctree-read", _mend_players)
     app.connect("html-page-context", _name_the_lab, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -6,7 +6,7 @@ from .curves import loss_curves, schedule_curves, smooth
 from .embeddings import clock_hands, embedding_heatmap
 from .fields import density_2d, grid_2d, points_2d, score_field_2d
 from .html_player import Player, play_images
-from .images import animate_images, film_strip, image_grid, show_image
+from .images import film_strip, image_grid, show_image
 from .trajectories import paths_1d, shade_noised
 
 __all__ = [
@@ -15,7 +15,6 @@ __all__ = [
     "SEQUENTIAL",
     "Player",
     "Stage",
-    "animate_images",
     "attention_maps",
     "clock_hands",
     "conv_placements",

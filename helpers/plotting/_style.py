@@ -45,7 +45,6 @@ _RC = {
     "font.size": 10,
     "lines.linewidth": 1.8,
     "image.cmap": SEQUENTIAL,
-    "animation.embed_limit": 2.0,
 }
 
 

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .images import _check_images, _tiles
+from .images import _check_columns, _check_images, _tiles
 
 __all__ = ["Player", "play_images"]
 
@@ -92,9 +92,10 @@ def play_images(
         alt: What is to be seen, for those who cannot see it.
 
     Raises:
-        ValueError: For another shape, or captions that do not fit.
+        ValueError: For another shape, ``columns`` below 1, or captions that do not fit.
     """
     _check_images(frames, 5, "frames")
+    _check_columns(columns)
     if captions and len(captions) != len(frames):
         raise ValueError(f"expected {len(frames)} captions, got {len(captions)}")
     captions = list(captions) or [""] * len(frames)

@@ -1,12 +1,9 @@
-"""Grids, film strips and animations of images in [−1, 1]."""
+"""Grids and film strips of images in [−1, 1]."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
-import torch
-from matplotlib.animation import FuncAnimation
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -14,7 +11,7 @@ from torchvision.utils import make_grid
 
 from ._style import new_figure
 
-__all__ = ["animate_images", "film_strip", "image_grid", "show_image"]
+__all__ = ["film_strip", "image_grid", "show_image"]
 
 
 def _check_images(images: Tensor, dims: int, name: str = "images") -> None:
@@ -110,38 +107,3 @@ def film_strip(
     if title:
         figure.suptitle(title, fontsize=11)
     return figure
-
-
-def animate_images(
-    frames: Tensor, captions: Sequence[str] = (), columns: int = 8, interval: int = 120, width: float = 5.0
-) -> FuncAnimation:
-    """A grid of images that changes with time; ``.to_jshtml()`` makes a player that works in a static page.
-
-    Args:
-        frames: (S, B, C, H, W) in [−1, 1]: S moments of B images.
-        captions: S captions, or none.
-        columns: Images in a row.
-        interval: Milliseconds between frames.
-        width: Width in inches.
-
-    Raises:
-        ValueError: For another shape, ``columns`` below 1, or captions that do not fit.
-    """
-    _check_images(frames, 5, "frames")
-    _check_columns(columns)
-    if captions and len(captions) != len(frames):
-        raise ValueError(f"expected {len(frames)} captions, got {len(captions)}")
-    tiles = torch.stack([_tiles(images, columns) for images in frames]).numpy()
-    figure, axes = new_figure(width=width, height=width * tiles.shape[1] / tiles.shape[2] + 0.35)
-    artist = axes.imshow(tiles[0], interpolation="nearest")
-    axes.axis("off")
-
-    def draw(s: int) -> list[object]:
-        artist.set_data(tiles[s])
-        axes.set_title(captions[s] if captions else "")
-        return [artist]
-
-    draw(0)
-    animation = FuncAnimation(figure, draw, frames=len(frames), interval=interval, blit=False)
-    plt.close(figure)  # only the player is shown, not the first frame beside it
-    return animation
