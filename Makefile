@@ -24,7 +24,7 @@ book: say-book $(READY) ## build the book; open _build/html/index.html
 	@echo "The book is ready. Open _build/html/index.html"
 
 say-book:
-	@echo "make book: builds the book from the notebooks as they are stored, without running them: about a minute."
+	@echo "make book: builds the book from the notebooks as they are stored, without running them: well under a minute, about 10 seconds on 2 cores."
 	@$(FIRST_RUN)
 
 test: say-test $(READY) ## unit tests, doctests, browser tests, and every notebook run again and compared

@@ -21,13 +21,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .schedules import NoiseSchedule, expand_like
+from .schedules import NoiseSchedule, alpha_bar_from_sigma, expand_like
 
 __all__ = [
     "Density",
     "FiniteData",
     "GaussianMixture",
     "eight_gaussians",
+    "exact_denoiser",
     "exact_eps_model",
     "standard_gaussian",
     "two_gaussians",
@@ -222,6 +223,30 @@ def exact_eps_model(density: Density, schedule: NoiseSchedule) -> Callable[[Tens
         return eps.to(x_t.dtype)
 
     return model
+
+
+def exact_denoiser(density: Density) -> Callable[..., Tensor]:
+    r"""The best denoiser in the convention of continuous noise:
+    :math:`D(x;\sigma) = E[x_0 | x_0 + \sigma\varepsilon = x]`.
+
+    Args:
+        density: For example a :class:`GaussianMixture` or :class:`FiniteData`.
+
+    Returns:
+        ``denoiser(x, sigma, label=None)`` for x of shape (B, …) and σ ≥ 0 (positive for finite data) of shape (B,), in
+        the dtype of ``x``. It has no classes: the label is not used.
+
+    Example:
+        >>> D = exact_denoiser(standard_gaussian())
+        >>> D(torch.tensor([[2.0, -4.0]]), torch.tensor([1.0]))
+        tensor([[ 1., -2.]])
+    """
+
+    def denoiser(x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        alpha_bar = alpha_bar_from_sigma(sigma)
+        return density.denoise(expand_like(alpha_bar.sqrt(), x.double()) * x, alpha_bar).to(x.dtype)
+
+    return denoiser
 
 
 def standard_gaussian(dim: int = 2) -> GaussianMixture:

@@ -206,6 +206,19 @@ def test_hints_and_solutions_unfold(opened: Visit) -> None:
 
 
 @pytest.mark.browser
+def test_nothing_is_cut_off_on_a_desktop(opened: Visit) -> None:
+    """Display formulas and code fit the column, and no inline formula has a scrollbar; also with all unfolded."""
+    opened.page.set_viewport_size(DESKTOP)
+    opened.page.evaluate("document.querySelectorAll('article details').forEach(fold => { fold.open = true })")
+    wide = "box => box.clientWidth && box.scrollWidth > box.clientWidth + 1"
+    cut = f"boxes => boxes.filter({wide}).map(box => box.textContent.trim().slice(0, 80))"
+    boxes = "article :is(div.math, mjx-container[display='true'], .highlight pre)"
+    assert opened.page.locator(boxes).evaluate_all(cut) == []
+    scrolling = "boxes => boxes.filter(box => /auto|scroll/.test(getComputedStyle(box).overflow)).length"
+    assert opened.page.locator("article :is(span.math, mjx-container:not([display]))").evaluate_all(scrolling) == 0
+
+
+@pytest.mark.browser
 def test_nothing_scrolls_sideways_on_a_phone(opened: Visit) -> None:
     """Also with everything unfolded; and pictures shrink without being squeezed."""
     opened.page.evaluate("document.querySelectorAll('article details').forEach(fold => { fold.open = true })")

@@ -157,9 +157,9 @@ def test_the_shape_is_asked_for_only_if_given() -> None:
 @pytest.mark.parametrize(
     ("value", "shape", "name", "advice"),
     [
-        (None, None, "returned-none", "x is None. Does your function end with a `return`?"),
-        (stub, None, "not-called", "x is a function. Did you forget to call it?"),
-        (lambda: 1, None, "not-called", "x is a function. Did you forget to call it?"),
+        (None, None, "returned-none", "got None for x. Does your function end with a `return`?"),
+        (stub, None, "not-called", "got a function for x. Did you forget to call it?"),
+        (lambda: 1, None, "not-called", "got a function for x. Did you forget to call it?"),
         ("two", None, "wrong-type", "x should be a tensor or a number, got str."),
         ({"a": 1}, None, "wrong-type", "x should be a tensor or a number, got dict."),
         ([torch.zeros(2), torch.zeros(2)], None, "wrong-type", "x should be a tensor or a number, got list."),
@@ -167,8 +167,8 @@ def test_the_shape_is_asked_for_only_if_given() -> None:
         (1 + 2j, None, "wrong-type", "x should be real, got complex numbers."),
         (torch.zeros(3, 2), (2, 3), "wrong-shape", "x should have shape (2, 3), got (3, 2)."),
         (1.0, (1,), "wrong-shape", "x should have shape (1,), got ()."),
-        ([1.0, float("nan")], None, "not-finite", "x holds infinities or NaN."),
-        (float("inf"), (), "not-finite", "x holds infinities or NaN."),
+        ([1.0, float("nan")], None, "not-finite", "there are infinities or NaN in x."),
+        (float("inf"), (), "not-finite", "there are infinities or NaN in x."),
     ],
 )
 def test_expect_tensor_names_what_is_wrong(value: Any, shape: Any, name: str, advice: str) -> None:
@@ -271,7 +271,7 @@ def test_the_right_answer_wins_over_a_mistake_that_gives_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("otherwise", "advice"), [(None, "z is not right yet: it is off by up to 0.5."), ("Look again.", "Look again.")]
+    ("otherwise", "advice"), [(None, "there is still an error of up to 0.5 in z."), ("Look again.", "Look again.")]
 )
 def test_an_unknown_mistake_gets_the_size_or_the_given_advice(otherwise: str | None, advice: str) -> None:
     with pytest.raises(Mistake) as caught:
@@ -281,5 +281,5 @@ def test_an_unknown_mistake_gets_the_size_or_the_given_advice(otherwise: str | N
 
 def test_integers_are_compared_as_numbers() -> None:
     expect_close(torch.tensor([3]), [3])
-    with pytest.raises(Mistake, match=r"off by up to 2\."):
+    with pytest.raises(Mistake, match=r"an error of up to 2 in your result\."):
         expect_close(5, 3)

@@ -12,6 +12,7 @@ from helpers.oracle import (
     FiniteData,
     GaussianMixture,
     eight_gaussians,
+    exact_denoiser,
     exact_eps_model,
     standard_gaussian,
     two_gaussians,
@@ -284,6 +285,35 @@ def test_exact_eps_model_gives_the_mean_noise(density: GaussianMixture | FiniteD
     rebuilt = a.sqrt()[:, None] * density.denoise(x, a) + (1 - a).sqrt()[:, None] * eps
     torch.testing.assert_close(rebuilt, x, rtol=1e-9, atol=1e-9)
     assert exact_eps_model(density, schedule)(x.float(), t).dtype == torch.float32
+
+
+@every_density
+@pytest.mark.parametrize("sigma", [0.1, 1.0, 5.0])
+def test_exact_denoiser_is_the_importance_weighted_mean(density: GaussianMixture | FiniteData, sigma: float) -> None:
+    """E[x_0 | x_0 + σε = x], from true samples weighted by how well each explains x."""
+    x_0 = (
+        density.points if isinstance(density, FiniteData) else density.sample(200_000, torch.Generator().manual_seed(1))
+    )
+    x = (1 + sigma) * somewhere(density, 3) / 2
+    guess = exact_denoiser(density)(x, torch.full((3,), sigma))
+    for one, expected in zip(x, guess, strict=True):
+        weights = (-((one - x_0) ** 2).sum(1) / (2 * sigma**2)).softmax(0)
+        mean = weights @ x_0
+        if isinstance(density, FiniteData):  # no sampling error: it is the whole sum
+            torch.testing.assert_close(expected, mean, rtol=1e-6, atol=1e-6)
+            continue
+        effective = float(1 / (weights**2).sum())
+        error = (weights @ (x_0 - mean) ** 2 / effective).sqrt()
+        if effective > 300:  # elsewhere too few samples say anything
+            assert bool(((expected - mean).abs() < 5 * error + 1e-9).all())
+
+
+def test_exact_denoiser_takes_one_sigma_for_each_point_and_keeps_the_dtype() -> None:
+    x, sigma = somewhere(skewed(), 3), torch.tensor([0.1, 1.0, 10.0], dtype=torch.float64)
+    together = exact_denoiser(skewed())(x, sigma)
+    for k in range(3):
+        torch.testing.assert_close(together[k : k + 1], exact_denoiser(skewed())(x[k : k + 1], sigma[k : k + 1]))
+    assert exact_denoiser(skewed())(x.float(), sigma.float(), torch.zeros(3)).dtype == torch.float32
 
 
 def test_ready_made_mixtures_are_as_described() -> None:

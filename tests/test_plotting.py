@@ -297,10 +297,16 @@ def test_schedule_curves_are_the_schedules() -> None:
         assert axes.get_ylabel()
         for line, schedule in zip(axes.lines, schedules.values(), strict=True):
             x, y = line.get_data()
-            assert (x[0], x[-1], len(x)) == (0, 1, schedule.n_steps)
+            assert (x[0], x[-1], len(x)) == (0, 1, schedule.n_steps)  # lengths differ: relative time
             np.testing.assert_allclose(y, getattr(schedule, quantity)(torch.arange(schedule.n_steps)))
         assert len({line.get_linestyle() for line in axes.lines}) == 2
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == list(schedules)
+
+
+def test_schedules_of_one_length_are_drawn_against_the_step() -> None:
+    figure = plotting.schedule_curves({"linear": LinearSchedule(50), "cosine": CosineSchedule(50)}, ["snr"])
+    assert [line.get_xdata().tolist() for line in figure.axes[0].lines] == [list(range(50))] * 2
+    assert figure.axes[0].get_xlabel() == "step $t$"
 
 
 def test_no_schedule_is_dropped() -> None:

@@ -36,6 +36,13 @@ def test_placements_are_as_many_as_the_convolution_has_outputs(kernel, stride, p
         assert starts == pytest.approx([stride * i - padding + 0.08 for i in range(len(starts))])
 
 
+@pytest.mark.parametrize(("size", "unused"), [(8, [8]), (7, []), (9, [])])
+def test_cells_that_no_output_uses_are_hatched(size, unused):
+    [axis] = plotting.conv_placements([size], kernel=3, stride=2, padding=1).axes
+    assert [int(patch.get_x()) for patch in axis.patches if patch.get_hatch()] == unused
+    assert [text.get_text() for text in axis.texts].count("pad") == 2
+
+
 def test_placements_refuse_rows_shorter_than_the_kernel():
     with pytest.raises(ValueError, match="at least 3 pixels, got 2"):
         plotting.conv_placements([8, 2], kernel=5, stride=1, padding=1)

@@ -76,6 +76,22 @@ def test_the_player_carries_every_frame_and_needs_nothing_from_outside() -> None
     np.testing.assert_array_equal(frames[0][1:6, 1:6], expected)
 
 
+@pytest.mark.parametrize(("start", "caption"), [(None, "c"), (0, "a"), (1, "b"), (-3, "a")])
+def test_the_player_shows_the_frame_it_is_told_to_at_first(start: int | None, caption: str) -> None:
+    images = torch.linspace(-1, 1, 3).reshape(3, 1, 1, 1, 1).expand(3, 1, 1, 4, 4)
+    html = play_images(images, ["a", "b", "c"], **({} if start is None else {"start": start})).html
+    pictures = json.loads(re.search(r"const frames = (\[.*?\])", html)[1])
+    assert re.search(r'src="(data:[^"]+)"', html)[1] == pictures["abc".index(caption)]
+    assert f'value="{"abc".index(caption)}"' in html
+    assert f">{caption}</span>" in html
+
+
+@pytest.mark.parametrize("start", [3, -4])
+def test_a_start_that_is_no_frame_is_refused(start: int) -> None:
+    with pytest.raises(ValueError, match=f"start from -3 to 2, got {start}"):
+        play_images(torch.zeros(3, 1, 1, 4, 4), start=start)
+
+
 def test_colour_frames_stay_in_colour() -> None:
     images = torch.zeros(2, 1, 3, 4, 4)
     images[:, :, 0] = 1

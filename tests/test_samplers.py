@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+import sys
 
 import pytest
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from helpers.diffusion import Parametrization, convert, predict_x0, q_sample
 from helpers.oracle import FiniteData, GaussianMixture, exact_eps_model, standard_gaussian
@@ -568,8 +571,17 @@ def test_evaluating_restores_the_mode_after_an_error_and_leaves_functions_alone(
         pass
 
 
+def test_evaluating_gives_each_part_its_own_mode_back() -> None:
+    model = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout()))
+    model[1].eval()  # a frozen part
+    with evaluating(model):
+        assert not any(part.training for part in model.modules())
+    assert [part.training for part in model.modules()] == [True, True, False, False]
+
+
 def test_progress_bar_only_on_request(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    always = functools.partial(tqdm, disable=False)  # tqdm's own default is TQDM_DISABLE, read when it was imported
+    monkeypatch.setattr(sys.modules[sample.__module__], "tqdm", always)
     sample(toy_network, DDIMSampler(COARSE, 3), normal(2, 2))
     assert capsys.readouterr().err == ""
     sample(toy_network, DDIMSampler(COARSE, 3), normal(2, 2), progress=True)

@@ -119,9 +119,9 @@ def _as_tensor(value: Any, name: str) -> Tensor:
     if value is Ellipsis:
         raise NotAttempted
     if value is None:
-        raise Mistake("returned-none", f"{name} is None. Does your function end with a `return`?")
+        raise Mistake("returned-none", f"got None for {name}. Does your function end with a `return`?")
     if inspect.isfunction(value):
-        raise Mistake("not-called", f"{name} is a function. Did you forget to call it?")
+        raise Mistake("not-called", f"got a function for {name}. Did you forget to call it?")
     try:
         tensor = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError):
@@ -137,7 +137,7 @@ def expect_tensor(value: Any, shape: tuple[int, ...] | None = None, name: str = 
     Args:
         value: What the learner's code gave: a tensor, array, number or list.
         shape: Expected shape; ``None`` accepts any.
-        name: How messages call the value.
+        name: How messages call the value, in the singular or the plural.
 
     Raises:
         Mistake: ``returned-none``, ``wrong-type``, ``wrong-shape`` or ``not-finite``.
@@ -147,7 +147,7 @@ def expect_tensor(value: Any, shape: tuple[int, ...] | None = None, name: str = 
     if shape is not None and tuple(tensor.shape) != tuple(shape):
         raise Mistake("wrong-shape", f"{name} should have shape {tuple(shape)}, got {tuple(tensor.shape)}.")
     if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-        raise Mistake("not-finite", f"{name} holds infinities or NaN.")
+        raise Mistake("not-finite", f"there are infinities or NaN in {name}.")
     return tensor
 
 
@@ -199,4 +199,4 @@ def expect_close(
             raise Mistake(mistake, advice)
     expect_tensor(got, tuple(expected.shape), name)
     worst = (got - expected).abs().max().item()
-    raise Mistake("wrong-value", otherwise or f"{name} is not right yet: it is off by up to {worst:.3g}.")
+    raise Mistake("wrong-value", otherwise or f"there is still an error of up to {worst:.3g} in {name}.")

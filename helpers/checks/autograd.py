@@ -181,7 +181,7 @@ def vjp(product: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
                 "the matrix wants transposing: y_i depends on x_j through A_ij, so x_j collects over i.",
             )
         try:
-            got, built = _watched_product(product, matrix, x, v, slope[:, None] * matrix)
+            got, built, watched = _watched_product(product, matrix, x, v, slope[:, None] * matrix)
         except NotImplementedError:
             raise
         except RuntimeError as error:
@@ -199,6 +199,11 @@ def vjp(product: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
                 "in first: (1 − y²) ∘ v has only as many entries as y, and Aᵀ takes it the rest of the way."
             )
             raise Mistake("jacobian-built", advice)
+    if not watched:
+        return (
+            "right for every shape, without autograd. (What another library than torch made on the way is not watched: "
+            "there it is up to you that nothing of the Jacobian's shape was built.)"
+        )
     return "right for every shape, without autograd: an elementwise product, a product with Aᵀ, and no Jacobian."
 
 
@@ -220,8 +225,8 @@ class _Results(TorchDispatchMode):
 
 def _watched_product(
     product: Callable[..., Any], matrix: Tensor, x: Tensor, v: Tensor, jacobian: Tensor
-) -> tuple[Any, bool]:
-    """The learner's result, computed where autograd is off, and whether torch made the whole Jacobian on the way."""
+) -> tuple[Any, bool, bool]:
+    """The learner's result, computed where autograd is off, and whether torch made the Jacobian, and the result."""
     with torch.inference_mode():
         given = [t.clone() for t in (matrix, x, v)]  # made here, so that nobody can track them again
         with _Results() as results:
@@ -230,7 +235,8 @@ def _watched_product(
             raise Mistake("autograd-used", "right or not, torch went backwards for you: write the pass yourself.")
         made = [t for t in results.tensors if t.shape in (jacobian.shape, jacobian.T.shape)]
         candidates = [t.double() for t in made] + [t.T.double() for t in made]
-        return got, any(t.shape == jacobian.shape and torch.allclose(t, jacobian) for t in candidates)
+        built = any(t.shape == jacobian.shape and torch.allclose(t, jacobian) for t in candidates)
+        return got, built, any(t is got for t in results.tensors)
 
 
 def _linear(generator: torch.Generator) -> nn.Linear:

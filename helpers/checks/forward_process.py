@@ -52,6 +52,10 @@ def _noisy_steps(betas: Tensor, t: Tensor) -> Mistakes:
         "product-of-betas": (torch.cumprod(betas, 0)[t], "you multiplied the β. The signal is multiplied by 1 − β."),
         "one-minus-product-of-betas": (1 - torch.cumprod(betas, 0)[t], "take 1 − β first, then the product."),
         "sum": (1 - torch.cumsum(betas, 0)[t], "shares multiply: each step keeps 1 − β of what the last one left."),
+        "exponential-of-sum": (
+            torch.exp(-torch.cumsum(betas, 0))[t],
+            "e to the minus sum of the β is a good approximation while all β are small. ᾱ itself is the product.",
+        ),
         "root": (product.sqrt()[t], "this is √ᾱ, the factor of the image. Asked is ᾱ, the share of the variance."),
         "noise-share": (1 - product[t], "this is 1 − ᾱ, the share of the noise. Asked is the share of the signal."),
     }
@@ -170,6 +174,7 @@ def _wrong_variances(beta: Tensor, a: Tensor, a_prev: Tensor) -> Mistakes:
     right = (1 - a_prev) / (1 - a) * beta
     return {
         "variance-is-beta": (beta, "this is β_t, the variance of the step *forward*. Knowing x_0 leaves less doubt."),
+        "log-variance": (right.log(), "this is the logarithm of the variance. Asked is the variance itself."),
         "std-not-variance": (right.sqrt(), "this is the standard deviation. Asked is the variance."),
         "precision-not-variance": (1 / right, "this is the precision (the sum of the two); its inverse is asked."),
         "inverted-ratio": ((1 - a) / (1 - a_prev) * beta, "the ratio is upside down: β̃_t must be smaller than β_t."),
@@ -198,6 +203,14 @@ def _wrong_means(x_0: Tensor, x_t: Tensor, beta: Tensor, a: Tensor, a_prev: Tens
     }
 
 
+def _refuse_swapped(given: Any, shape: tuple[int, ...]) -> None:
+    """Names the mistake of an answer that holds the variance first and the mean second."""
+    if isinstance(given, (tuple, list)) and len(given) == 2 and not any(part is None for part in given):
+        first, second = (tuple(getattr(part, "shape", ())) for part in given)
+        if first != shape == second:
+            raise Mistake("swapped-answers", "the two answers have changed places: the mean first, then the variance.")
+
+
 @check("3.3", "The step back")
 def posterior(my_posterior: Callable[[Tensor, Tensor, int, NoiseSchedule], Any]) -> str:
     """``my_posterior(x_0, x_t, t, schedule)``: t a number in [0, T − 1] → mean (as x_t) and variance."""
@@ -205,7 +218,9 @@ def posterior(my_posterior: Callable[[Tensor, Tensor, int, NoiseSchedule], Any])
     schedule = NoiseSchedule(0.05 + 0.5 * torch.rand(9, generator=generator, dtype=torch.float64))
     for t in (4, 8, 1):
         x_0, x_t = _normal((3, 2), generator), _normal((3, 2), generator)
-        mean, variance = _pair(my_posterior(x_0.clone(), x_t.clone(), t, schedule), (3, 2), "mean", "variance")
+        given = my_posterior(x_0.clone(), x_t.clone(), t, schedule)
+        _refuse_swapped(given, (3, 2))
+        mean, variance = _pair(given, (3, 2), "mean", "variance")
         beta, a, a_prev = schedule.beta(t), schedule.alpha_bar(t), schedule.alpha_bar(t - 1)
         expected = schedule.posterior_coefficients(t)
         spread = variance.flatten()
@@ -224,10 +239,20 @@ def _clean_end(my_posterior: Callable[..., Any], schedule: NoiseSchedule, x_0: T
         "all is right for t ≥ 1, but at t = 0 the mean must be x_0 and the variance 0. "
         "ᾱ_{−1} is 1: ask `schedule.alpha_bar(t - 1)`, and an index −1 will not wrap round."
     )
+    infinite = (
+        "all is right for t ≥ 1, but at t = 0 you divide by zero: ᾱ_{−1} is 1, and so the prior's precision is "
+        "infinite. Put both terms over the common denominator 1 − ᾱ_t, and 1 − ᾱ_{t−1} stands above the line."
+    )
     try:
         mean, variance = _pair(my_posterior(x_0.clone(), x_t.clone(), 0, schedule), x_0.shape, "mean", "variance")
         right = torch.allclose(mean, x_0, atol=1e-5) and bool((variance.abs() < 1e-6).all())
-    except (Mistake, ValueError, IndexError, ZeroDivisionError):
+    except ZeroDivisionError:
+        raise Mistake("infinite-precision", infinite) from None
+    except Mistake as mistake:
+        if mistake.name == "not-finite":
+            raise Mistake("infinite-precision", infinite) from None
+        right = False
+    except (ValueError, IndexError):
         right = False
     if not right:
         raise Mistake("clean-end", advice)
@@ -245,6 +270,9 @@ def _wrong_shifts(a: Tensor, factor: float) -> Mistakes:
 
     right = shift(factor)
     rolled = 1 - right / right.roll(1)
+    scaled = (
+        "you {} the betas. The *SNR* is to be multiplied, at each step: go from ᾱ to the SNR, and back to the betas."
+    )
     first = "{} β_0 compares ᾱ_0 with the clean image, whose ᾱ is 1."
     return {
         "scaled-alpha-bar": (betas(factor * a), "you multiplied ᾱ. Multiply the SNR, ᾱ/(1 − ᾱ), and solve back for ᾱ."),
@@ -260,6 +288,20 @@ def _wrong_shifts(a: Tensor, factor: float) -> Mistakes:
         "alpha-bar": (right, "this is the shifted ᾱ, and it is right; its betas are asked: β_t = 1 − ᾱ_t/ᾱ_{t−1}."),
         "alpha-not-beta": (1 - betas(right), "this is α_t = ᾱ_t/ᾱ_{t−1}. β_t is what is missing from 1."),
         "wraps-round": (rolled, first.format("all but the first are right: there the index −1 wrapped round.")),
+        "first-step-zero": (
+            torch.cat([torch.zeros(1, dtype=torch.float64), betas(right)[1:]]),
+            first.format("all but the first are right: there you compare ᾱ_0 with itself."),
+        ),
+        "before-not-shifted": (
+            1 - right / torch.cat([torch.ones(1, dtype=torch.float64), a[:-1]]),
+            "you divide the new ᾱ_t by the *old* ᾱ_{t−1}. Both belong to the new schedule.",
+        ),
+        "ratio-inverted": (
+            1 - 1 / (1 - betas(right)),
+            "your ratio is upside down: ᾱ falls, so ᾱ_t/ᾱ_{t−1} is below 1 and β_t = 1 − ᾱ_t/ᾱ_{t−1} above 0.",
+        ),
+        "scaled-betas": (factor * betas(a), scaled.format("multiplied")),
+        "divided-betas": (betas(a) / factor, scaled.format("divided")),
         "first-step-lost": (betas(right)[1:], first.format("the first step is missing: T betas are asked.")),
     }
 
@@ -313,4 +355,22 @@ def from_v(my_from_v: Callable[[Tensor, Tensor, float], Any]) -> str:
             "v-is-eps": (torch.stack([(x_t - n * v) / s, v]), "v is not ε: it holds some of x_0 as well."),
         }
         expect_close(got, torch.stack([x_0, eps]), mistakes=mistakes, name="your pair (x_0, ε)")
+    _nothing_divided(my_from_v)
     return "right: a rotation back by the same angle, and nothing is divided."
+
+
+def _nothing_divided(my_from_v: Callable[..., Any]) -> None:
+    """The two ends, where a factor is zero: clean data (ᾱ = 1: x_t = x_0, v = ε) and pure noise (ᾱ = 0: ε, −x_0)."""
+    one, other = torch.tensor([0.5, -2.0], dtype=torch.float64), torch.tensor([1.5, 0.25], dtype=torch.float64)
+    for a, right in ((1.0, (one, other)), (0.0, (-other, one))):
+        advice = (
+            f"all is right in between, but at ᾱ = {a:.0f} you divide by zero. Both answers can be had without a "
+            "division: multiply the two equations by √ᾱ and √(1 − ᾱ) and add or subtract them."
+        )
+        try:
+            got = _pair(my_from_v(one.clone(), other.clone(), a), (2,), "x_0", "eps")
+        except ZeroDivisionError:
+            raise Mistake("divides-by-zero", advice) from None
+        except Mistake as mistake:
+            raise Mistake("divides-by-zero", advice) if mistake.name == "not-finite" else mistake from None
+        expect_close(torch.stack(got), torch.stack(right), name=f"your pair at ᾱ = {a:.0f}")

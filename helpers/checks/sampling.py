@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._core import Mistake, NotAttempted, check, expect_close, expect_scalar
+from ._core import Mistake, NotAttempted, check, expect_close, expect_scalar, expect_tensor
 
 __all__ = ["ancestral_step", "ddim_dial", "slerp", "timestep_pairs", "variance_after_run"]
 
@@ -76,6 +76,22 @@ def _wrong_ancestral(x: Tensor, eps: Tensor, a: Tensor, b: Tensor, noise: Tensor
             "this jumps all the way to x̂_0. In the paper's formula the factors are α_t = ᾱ_t/ᾱ_s and 1 − α_t, "
             "those of one step; ᾱ_t stands only below ε̂.",
         ),
+        "beta-of-the-whole-way": (
+            x_0 + (1 - a).sqrt() * noise,
+            "your β is 1 − ᾱ_t, the noise of the whole way from the clean image. That of this step is 1 − ᾱ_t/ᾱ_s.",
+        ),
+        "divided-by-the-signal": (
+            (x - beta / (1 - a).sqrt() * eps) / a.sqrt() + std * noise,
+            "you divide by √ᾱ_t, which undoes the whole way. One step is undone by √(1 − β) = √(ᾱ_t/ᾱ_s).",
+        ),
+        "missing-root-of-the-noise": (
+            (x - beta / (1 - a) * eps) / (1 - beta).sqrt() + std * noise,
+            "the factor of ε̂ is β/√(1 − ᾱ_t), with a root below: that is the standard deviation of the noise in x_t.",
+        ),
+        "multiplied-by-the-root": (
+            (x - beta / (1 - a).sqrt() * eps) * (1 - beta).sqrt() + std * noise,
+            "you multiply by √(1 − β). Going forward the signal was multiplied by it, so going back *divides*.",
+        ),
         "ddim-mean": (
             b.sqrt() * x_0 + (1 - b).sqrt() * eps + std * noise,
             "this is DDIM's mean with the noise on top: too much noise in total. The posterior's mean is "
@@ -123,6 +139,7 @@ def _wrong_ddim(x: Tensor, eps: Tensor, a: Tensor, b: Tensor, noise: Tensor, eta
     v = eta**2 * posterior
     upside_down = eta**2 * step * (1 - a) / (1 - b) if b < 1 else v
     half = "η scales the standard deviation, so the variance has η²: σ = η√β̃."
+    std = v.sqrt()
     return {
         "eta-in-the-variance": (_ddim(x_0, eps, b, eta * posterior, noise), half + " You have σ² = η β̃."),
         "eta-squared": (_ddim(x_0, eps, b, eta**4 * posterior, noise), half + " You have σ = η²√β̃."),
@@ -159,6 +176,18 @@ def _wrong_ddim(x: Tensor, eps: Tensor, a: Tensor, b: Tensor, noise: Tensor, eta
         "no-noise": (
             b.sqrt() * x_0 + (1 - b - v).clamp_min(0).sqrt() * eps,
             "the fresh noise σξ is missing.",
+        ),
+        "root-forgotten": (
+            _ddim(x_0, eps, b, (eta * posterior) ** 2, noise),
+            "your σ is ηβ̃. β̃ is a variance, and σ a standard deviation: σ = η√β̃.",
+        ),
+        "state-for-guess": (
+            b.sqrt() * x + (1 - b - v).clamp_min(0).sqrt() * eps + std * noise,
+            "√ᾱ_s multiplies the guess x̂_0, and you have x_t there: take its noise away first.",
+        ),
+        "roots-subtracted": (
+            b.sqrt() * x_0 + ((1 - b).sqrt() - std) * eps + std * noise,
+            "√(1 − ᾱ_s) − σ is not √(1 − ᾱ_s − σ²): variances subtract, standard deviations do not.",
         ),
         "eta-ignored": (_ddim(x_0, eps, b, 0 * v, noise), "this is η = 0 whatever η is."),
         "eta-always-one": (_ddim(x_0, eps, b, posterior, noise), "this is η = 1 whatever η is."),
@@ -212,6 +241,8 @@ def _check_pairs(pairs: list[tuple[int, int]], total: int, n: int) -> None:
     for t, s in pairs:
         if t <= s:
             raise Mistake("not-decreasing", f"{where} you step from {t} to {s}, which is not down.")
+    if len(pairs) > 1 and all(s == t for (_, s), (t, _) in pairwise(pairs[::-1])):
+        raise Mistake("wrong-order", f"{where} the pairs are right one by one but in the wrong order: noisiest first.")
     for (_, s), (t, _) in pairwise(pairs):
         if s != t:
             raise Mistake("broken-chain", f"{where} one step arrives at {s}, and the next starts from {t}.")
@@ -262,7 +293,13 @@ def _arc(a: Tensor, b: Tensor, w: float, angle: Tensor) -> Tensor:
     return (((1 - w) * angle).sin() * a + (w * angle).sin() * b) / angle.sin()
 
 
-def _wrong_arcs(a: Tensor, b: Tensor, w: float) -> Mistakes:
+def _as_long_as(direction: Tensor, other: Tensor) -> Tensor:
+    """Each image of the batch ``direction``, with the length that it has in ``other``."""
+    every = tuple(range(1, direction.ndim))
+    return direction * (other.square().sum(every, keepdim=True) / direction.square().sum(every, keepdim=True)).sqrt()
+
+
+def _wrong_arcs(a: Tensor, b: Tensor, w: float, got: Tensor) -> Mistakes:
     every = tuple(range(1, a.ndim))
     angle = _angle(a, b, every)
     raw = (a * b).sum(every, keepdim=True).clamp(-1, 1).acos()
@@ -296,6 +333,16 @@ def _wrong_arcs(a: Tensor, b: Tensor, w: float) -> Mistakes:
             "first.",
         ),
         "half-the-arc": (_arc(a, b, w / 2, angle), "you stop half way: at w = 1 you should be at b."),
+        "straight-line-stretched": (
+            _as_long_as((1 - w) * a + w * b, got),
+            "this is the straight line, stretched to another length. It is fast in the middle and slow at the ends; "
+            "the formula goes along the arc at one speed.",
+        ),
+        "lengths-changed": (
+            _as_long_as(_arc(_as_long_as(a, torch.ones_like(a)), _as_long_as(b, torch.ones_like(b)), w, angle), got),
+            "you divided a and b by their norms, and mixed the directions. Only the angle needs the norms: use the "
+            "formula on a and b as they are.",
+        ),
     }
 
 
@@ -308,8 +355,9 @@ def slerp(interpolate: Callable[[Tensor, Tensor, float], Any]) -> str:
         b = b + torch.linspace(-0.6, 0.6, len(a), dtype=torch.float64).reshape(-1, 1, 1, 1) * a  # angles that differ
         for w in (0.3, 0.5, 0.9, 0.0, 1.0):
             expected = _arc(a, b, w, _angle(a, b, (1, 2, 3)))
-            got = interpolate(a.clone(), b.clone(), w)
-            expect_close(got, expected, mistakes=_wrong_arcs(a, b, w), name=f"the point at w = {w:g}", atol=1e-5)
+            name = f"the point at w = {w:g}"
+            got = expect_tensor(interpolate(a.clone(), b.clone(), w), tuple(a.shape), name).detach().cpu().double()
+            expect_close(got, expected, mistakes=_wrong_arcs(a, b, w, got), name=name, atol=1e-5)
     a[0] = 0
     a[0, 0, 0, 0] = 2.0  # without rounding, so that its cosine with itself is 1 on every machine
     for factor in (1.0, 2.0):
@@ -337,11 +385,12 @@ def _recursion(
     shrink: bool = True,
     apart: bool = False,
     full_direction: bool = False,
+    eta_power: int = 2,
 ) -> float:
     """Variance after a run, right by default; each option is a mistake."""
     v = start
     for a, b in pairwise(levels):
-        sigma = eta * ((1 - b) / (1 - a) * (1 - a / b)) ** 0.5
+        sigma = (eta**eta_power * (1 - b) / (1 - a) * (1 - a / b)) ** 0.5
         g = a**0.5 * s2 / (a * s2 + 1 - a) if shrink else a**-0.5
         of_x0 = b**0.5 * g
         of_eps = max(1 - b - (0 if full_direction else sigma**2), 0) ** 0.5 * (1 - a**0.5 * g) / (1 - a) ** 0.5
@@ -372,6 +421,10 @@ def _wrong_variances(s2: float, levels: Sequence[float], eta: float) -> Mistakes
         "no-noise": (
             _recursion(s2, levels, eta, noise_power=10_000),
             "the fresh noise adds σ² to the variance in every step; yours only shrinks.",
+        ),
+        "eta-in-the-variance": (
+            _recursion(s2, levels, eta, eta_power=1),
+            "you have σ² = η β̃. η scales the standard deviation, so the variance has η²: σ² = η² β̃.",
         ),
         "eta-ignored": (_recursion(s2, levels, 0.0), "this is the answer for η = 0."),
         "variance-squared": (_recursion(s2**2, levels, eta), "the argument s2 is the variance already: do not square."),

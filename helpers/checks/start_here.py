@@ -170,13 +170,14 @@ def divergence(kl_coins: Any, kl_gaussians: Any) -> str:
         },
         "kl_gaussians": {
             "std-for-variance": (9.0, "you divide by 2σ; it is 2σ², with σ = 0.5."),
+            "std-forgotten": (4.5, "you divide by 2; it is 2σ², and σ is 0.5 here, not 1."),
             "half-forgotten": (36.0, "the factor 1/2 of the exponent is missing."),
             "not-squared": (6.0, "the difference of the means enters squared."),
             "sign": (-18.0, "a KL divergence is never negative."),
         },
     }
     values = {"kl_coins": kl_coins, "kl_gaussians": kl_gaussians}
-    _numbers(values, {"kl_coins": right, "kl_gaussians": 18.0}, wrong, "KL divergence", atol=3e-3)
+    _numbers(values, {"kl_coins": right, "kl_gaussians": 18.0}, wrong, "KL divergence", atol=5e-3)
     return "and the second one is a squared error: that is how a diffusion model comes by its loss."
 
 
@@ -229,10 +230,16 @@ def score(function: Callable[[Tensor, float, float], Any]) -> str:
             "sign": (-expected, "the sign: the score points *towards* the mean, where the density is high." + see),
             "std-for-variance": (-(x - mean) / std, "you divide by σ; the exponent holds the variance, σ²." + see),
             "half-left": (expected / 2, "differentiating the square gives a 2, which cancels the 1/2." + see),
+            "half-forgotten": (2 * expected, "the exponent has a factor 1/2, which cancels the 2 of the square." + see),
             "mean-forgotten": (-x / std**2, "the mean is missing: the score is 0 at x = mean, not at x = 0." + see),
             "not-scaled": (-(x - mean), "the variance is missing: a narrow Gaussian pulls harder." + see),
             "density-slope": (expected * log_density.exp(), "that is the slope of the density: take its *log* first."),
             "log-density": (log_density, "that is log N itself: differentiate it with respect to x." + see),
+            "exponent": (
+                -((x - mean) ** 2) / (2 * std**2),
+                "that is the exponent, log N but for a constant: differentiate it with respect to x." + see,
+            ),
+            "density": (log_density.exp(), "that is N itself: take its logarithm, then differentiate." + see),
         }
         expect_close(function(x.clone(), mean, std), expected, mistakes=mistakes, name="the score", atol=1e-5)
     return "it pulls towards the mean, and harder the narrower the Gaussian; the normaliser is gone."

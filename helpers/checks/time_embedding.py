@@ -328,13 +328,23 @@ def _one_hand(got: Tensor, e: Tensor, omega: Tensor) -> int | None:
 
 
 def _is_linear(read: Callable[[Tensor], Any], e: Tensor, noise: Tensor) -> bool:
-    """Whether opposite errors of ``e`` move the readings by opposite amounts, however large they are."""
-    try:
-        there, back, middle = (torch.as_tensor(read(x)).double() for x in (e + noise, e - noise, e.clone()))
-    except Exception:  # whatever it is, it is no weighted sum
-        return False
-    bent = (there + back - 2 * middle).abs()
-    return bool((there - middle).abs().max() > 50) and bool(bent.max() <= 2)
+    """Whether opposite errors of ``e`` move the readings by opposite amounts, however large they are.
+
+    Readings outside 0 … 999 may have been cut off: with errors so large that many are, smaller ones tell.
+    """
+    for scale in (10, 1, 0.3):
+        try:
+            moved = [torch.as_tensor(read(e + by * scale * noise)).double() for by in (1, -1, 0)]
+        except Exception:  # whatever it is, it is no weighted sum
+            return False
+        there, back, middle = moved
+        inside = torch.ones(len(middle), dtype=torch.bool)
+        if all(bool(((m >= 0) & (m <= 999)).all()) for m in moved):
+            inside = torch.stack([(m > 0) & (m < 999) for m in moved]).all(dim=0)
+        bent, far = (there + back - 2 * middle).abs()[inside], (there - middle).abs()[inside]
+        if len(far) >= 10 and bool(far.max() > 50):
+            return bool(bent.max() <= 2)
+    return False
 
 
 def _lost_turns(error: Tensor, omega: Tensor) -> int | None:
@@ -359,7 +369,7 @@ def _noisy_mistake(read: Callable[[Tensor], Any], got: Tensor, t: Tensor, clean:
         return Mistake("exact-match", f"{start}, all to the same time: {equal}")
     if (k := _one_hand(got, noisy, omega)) is not None:
         return Mistake("one-hand", f"{start}: a slow hand alone (k = {k}) is too coarse. {vote}")
-    if _is_linear(read, clean, 10 * (noisy - clean)):
+    if _is_linear(read, clean, noisy - clean):
         weights = "a fixed weighted sum of all numbers must give slow hands huge weights, and their noise grows alike"
         return Mistake("linear-readout", f"{start}: {weights}. {vote}")
     if (k := _lost_turns(error, omega)) is not None:

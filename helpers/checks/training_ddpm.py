@@ -112,6 +112,12 @@ def _find_eps(r: Round, value: float) -> Tensor:
     for wrong, name, advice in (
         (error.square().sum(), "sum-not-mean", "this is the sum over all elements. Take the mean."),
         (error.square().sum() / len(error), "sum-not-mean", "you sum over each image's elements. Take their mean."),
+        (
+            error.square().mean() * len(error),
+            "sum-over-batch",
+            "this is the sum over the images of each one's mean. Take the mean over the batch too, "
+            "or the loss grows with its size.",
+        ),
         (error.abs().mean(), "not-squared", "this is the mean of |ε − ε̂|. The loss is the mean of its *square*."),
         (
             error.square().mean().sqrt(),
@@ -226,6 +232,10 @@ def _weights(network: nn.Module) -> Tensor:
     return torch.cat([p.detach().flatten() for p in network.parameters()]).clone()
 
 
+def _addresses(network: nn.Module) -> set[int]:
+    return {tensor.data_ptr() for tensor in (*network.parameters(), *network.buffers())}
+
+
 def _update(my_ema: Callable[..., Any], average: nn.Module, model: nn.Module, n: int, half_life: int) -> None:
     try:
         my_ema(average, model, n, half_life)
@@ -236,8 +246,9 @@ def _update(my_ema: Callable[..., Any], average: nn.Module, model: nn.Module, n:
         raise
     if not all(p.is_leaf for p in average.parameters()):
         raise Mistake("tracked", "the averaged weights carry a graph now. Do the update under `torch.no_grad()`.")
-    if {p.data_ptr() for p in average.parameters()} & {p.data_ptr() for p in model.parameters()}:
-        raise Mistake("shared-weights", "average and model share a tensor now: the next step of training moves both.")
+    if _addresses(average) & _addresses(model):
+        advice = "average and model share a tensor now: the next step of training changes both. Copy its *values*."
+        raise Mistake("shared-weights", advice)
 
 
 @check("4.2", "The average of the weights")
@@ -264,6 +275,11 @@ def ema(my_ema: Callable[[nn.Module, nn.Module, int, int], Any]) -> str:
             "swapped": (mixed(1 - a), "the shares have changed places: the *old* average keeps a = 2^(−n/h)."),
             "natural-exponent": (mixed(e), "e^(−n/h) makes h the time to 1/e. A half-life wants 2^(−n/h)."),
             "counts-steps": (mixed(per_step), half_life_in_steps),
+            "linear": (
+                mixed(1 - n / half_life),
+                "with 1 − n/h, old weights count about 1/e after h images, and a batch of more than h images makes "
+                "the share negative. A half-life wants 2^(−n/h).",
+            ),
             "upside-down": (
                 mixed(0.5 ** (half_life / n)),
                 "the exponent is upside down: n/h, small for small batches.",
@@ -303,6 +319,22 @@ def gaussian_floor(floor: Callable[[Tensor, float], Any]) -> str:
                 "that is var(ε): the price of saying zero. x_t tells something about ε.",
             ),
             "inverse": (variance / (a * s**2), "a floor above 1 would be worse than saying zero. It is upside down."),
+            "lazy-player": (
+                a * s**2 + (1 - (1 - a).sqrt()) ** 2,
+                "that is what the player who says x_t pays. The best one scales x_t first: find the best factor.",
+            ),
+            "zero": (
+                torch.zeros_like(a),
+                "nobody plays without a loss: many pairs of x_0 and ε give the same x_t. What is left open?",
+            ),
+            "covariance-not-squared": (
+                1 - (1 - a).sqrt() / variance,
+                "x_t explains cov²/var(x_t) of the variance of ε; in yours the covariance √(1 − ᾱ) is not squared.",
+            ),
+            "variance-of-the-noise": (
+                1 - a,
+                "1 − ᾱ is the variance of the noise inside x_t: how strong it is, not how well it can be guessed.",
+            ),
         }
         if s != 1:
             wrong_s = a * s / (a * s + 1 - a)
@@ -358,6 +390,7 @@ def step(my_step: Callable[[nn.Module, torch.optim.Optimizer, Tensor, Tensor, to
                 x_t, t = spy.asked[-1]
                 answer = weight * x_t + spy.pattern
                 number = expect_scalar(value.detach() if isinstance(value, Tensor) else value, "the returned loss")
+                keeps_graph = isinstance(value, Tensor) and value.requires_grad
                 eps = _find_eps(Round(x_0, x_t, t, answer, value), number)
                 gradients.append(float((2 * (answer - eps) * x_t).mean()))
                 _check_move(weight - spy.weight.item(), rate, gradients)
@@ -365,6 +398,11 @@ def step(my_step: Callable[[nn.Module, torch.optim.Optimizer, Tensor, Tensor, to
                 noises.append(eps)
         reused = "every step draws the same t and ε. Do not seed inside the step; let the generator run on."
         _check_draws(torch.stack(ts), torch.stack(noises), reused)
+        if keeps_graph:
+            advice = (
+                "the returned loss drags its graph along, and a list of such losses fills the memory: `loss.item()`."
+            )
+            raise Mistake("keeps-graph", advice)
     return "four slips found; the step is the lesson's, and the draws are clean."
 
 

@@ -24,8 +24,8 @@ def conv_size(function: Callable[[int, int, int, int, int], Any]) -> str:
     """The learner's ``(size, kernel, stride, padding, dilation)`` → size of the output."""
     plain = [(H, k, s, p, 1) for H in (28, 29, 64, 65) for k, s, p in ((3, 2, 1), (4, 2, 1), (5, 2, 2), (7, 3, 0))]
     dilated = [(H, k, s, p, d) for H in (31, 32) for k, s, p, d in ((3, 1, 2, 2), (3, 2, 2, 2), (4, 3, 1, 3))]
-    _check_sizes(function, plain, "without dilation")
-    _check_sizes(function, dilated, "with dilation")
+    _check_sizes(function, plain, "ordinary kernels (dilation 1)")
+    _check_sizes(function, dilated, "kernels with gaps (dilation 2 and 3)")
     if any(isinstance(function(*case), float) for case in plain):
         raise Mistake("not-an-integer", "The numbers are right, but a size should be an integer: use // for the floor.")
     return (
@@ -69,6 +69,11 @@ def _check_sizes(function: Callable[..., Any], cases: Sequence[tuple[int, ...]],
             table(lambda H, k, s, p, d: (H + 2 * p - k) // s + 1),
             "Right without dilation, but dilation does not change your result. How many cells does the kernel span?",
         ),
+        "dilation-as-gap": (
+            table(lambda H, k, s, p, d: (H + 2 * p - k - d * (k - 1)) // s + 1),
+            "You leave d empty cells between neighbours. Dilation d is the distance from one cell to the next: d = 1 "
+            "leaves no gap, and the span is d(k − 1) + 1.",
+        ),
         "span-too-long": (
             table(lambda H, k, s, p, d: (H + 2 * p - d * k) // s + 1),
             "A kernel of k cells has k − 1 gaps between them, not k: its span is d(k − 1) + 1.",
@@ -79,7 +84,7 @@ def _check_sizes(function: Callable[..., Any], cases: Sequence[tuple[int, ...]],
         ),
     }
     values = _numbers([expect_scalar(function(*case)) for case in cases])
-    expect_close(values, table(torch_size), mistakes=mistakes, name=f"the list of sizes {what}", rtol=0)
+    expect_close(values, table(torch_size), mistakes=mistakes, name=f"the list of your sizes for {what}", rtol=0)
 
 
 @check("2.2", "Attention with several heads")
@@ -99,6 +104,7 @@ def attention(function: Callable[[Tensor, nn.Module, nn.Module, nn.Module, int],
 
 def _check_heads(function: Callable[..., Any], x: Tensor, layers: list[nn.Module], heads: int) -> None:
     norm, qkv, proj = layers
+    B, C, N = len(x), x.shape[1], x[0, 0].numel()
     with torch.no_grad():
         right = _Attention(x, norm, qkv, proj, heads)
         raw = proj(right.mixed)
@@ -148,10 +154,41 @@ def _check_heads(function: Callable[..., Any], x: Tensor, layers: list[nn.Module
                 _Attention(x, norm, qkv, proj, heads, interleaved=True).out,
                 "Your heads take every heads-th channel. They should be consecutive blocks of C/heads channels.",
             ),
+            "qkv-per-head": (
+                x + proj(_attend(*qkv(norm(x)).reshape(B, heads, 3, C // heads, N).transpose(3, 4).unbind(2), x.shape)),
+                "You read the channels of qkv as q, k and v of the first head, then of the second. They are all of q, "
+                "then all of k, then all of v: split into three before you split into heads.",
+            ),
         }
         value = expect_tensor(function(x, norm, qkv, proj, heads))
+        for mixed in _without_transpose(qkv(norm(x)), heads):
+            if value.shape == x.shape and torch.allclose(value.double(), x + proj(mixed.reshape(x.shape))):
+                raise Mistake(
+                    "split-without-transpose",
+                    "q, k and v are reshaped to (B, heads, N, C/heads) as they are. The shape fits, but then numbers "
+                    "of other positions and channels share a row: reshape to (B, heads, C/heads, N), and transpose.",
+                )
         name = f"the output with heads={heads}"
         expect_close(value, right.out, mistakes=wrong, name=name, rtol=1e-5, atol=1e-6)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, shape: Sequence[int]) -> Tensor:
+    """Attention of q, k, v, each (B, heads, N, width), put back into a picture of the given shape."""
+    return F.scaled_dot_product_attention(q, k, v).transpose(2, 3).reshape(shape)
+
+
+def _without_transpose(channels: Tensor, heads: int) -> list[Tensor]:
+    """What comes out, up to a reshape, when q, k, v are split into heads by a reshape alone, by ways to undo it."""
+    parts = channels.flatten(2).chunk(3, dim=1)  # three times (B, C, N)
+    B, C, N = parts[0].shape
+    straight = F.scaled_dot_product_attention(*(part.reshape(B, heads, N, C // heads) for part in parts))
+    found = [straight, straight.transpose(2, 3)]
+    if heads > 1:  # from (B, N, C), one head is right
+        rows = [part.transpose(1, 2).reshape(B, heads, N, C // heads) for part in parts]
+        mixed = F.scaled_dot_product_attention(*rows)
+        found += [mixed.reshape(B, N, C).transpose(1, 2), mixed.transpose(2, 3)]
+        found += [mixed, mixed.transpose(1, 2).reshape(B, N, C).transpose(1, 2)]
+    return found
 
 
 class _Attention:
@@ -191,39 +228,45 @@ class _Attention:
 def relu_floor(function: Callable[[Tensor, Tensor], Any]) -> str:
     """The learner's ``(x, target)`` → smallest mean squared error of x + r over r ≥ 0."""
     generator = torch.Generator().manual_seed(23)
-    for shift in (-0.7, 0.0, 0.4):
-        x = torch.randn(3, 4, 5, 5, generator=generator, dtype=torch.float64)
-        target = torch.randn(3, 4, 5, 5, generator=generator, dtype=torch.float64) + shift
-        gap = x - target
-        below = gap.clamp(min=0)
-        mistakes = {
-            "wrong-side": (
-                (-gap).clamp(min=0).square().mean(),
-                "You charge for the entries where the target is above x. There the branch can reach it: "
-                "the error stays where the target is below.",
-            ),
-            "no-branch": (
-                gap.square().mean(),
-                "This is the loss of a branch that is zero everywhere. Where the target is above x, a better r exists.",
-            ),
-            "sum-not-mean": (below.square().sum(), "You sum over the entries; the loss is their mean."),
-            "mean-of-some": (
-                below[gap > 0].square().mean(),
-                "You average over the entries where the target is below x only. The others count too, with error 0.",
-            ),
-            "not-squared": (below.mean(), "The errors are right, but not squared yet."),
-            "root": (below.square().mean().sqrt(), "This is the root of the loss: leave out the square root."),
-            "always-zero": (
-                0.0,
-                "That would need a negative r somewhere: look at entries where the target is below x.",
-            ),
-            "clamp-after-mean": (
-                gap.mean().clamp(min=0).square(),
-                "Each entry has an r of its own: clamp first, entry by entry, then square and average.",
-            ),
-        }
-        value = expect_scalar(function(x, target))
-        expect_close(value, below.square().mean(), mistakes=mistakes, name="the smallest loss")
+    shape = (4, 3, 4, 5, 5)  # four tasks, with the target above x on average and below
+    x = torch.randn(shape, generator=generator, dtype=torch.float64)
+    shifts = torch.tensor([0.4, 0.0, -0.7, 0.9], dtype=torch.float64)
+    target = torch.randn(shape, generator=generator, dtype=torch.float64) + shifts.reshape(-1, 1, 1, 1, 1)
+    gap = (x - target).flatten(1)
+    below = gap.clamp(min=0)
+    constant = (-gap.mean(dim=1, keepdim=True)).clamp(min=0)
+    mistakes = {
+        "wrong-side": (
+            (-gap).clamp(min=0).square().mean(dim=1),
+            "You charge for the entries where the target is above x. There the branch can reach it: "
+            "the error stays where the target is below.",
+        ),
+        "no-branch": (
+            gap.square().mean(dim=1),
+            "This is the loss of a branch that is zero everywhere. Where the target is above x, a better r exists.",
+        ),
+        "constant-branch": (
+            (gap + constant).square().mean(dim=1),
+            "This is the loss of the best *constant* r. The branch can be any function: each entry has its own r.",
+        ),
+        "sum-not-mean": (below.square().sum(dim=1), "You sum over the entries; the loss is their mean."),
+        "mean-of-some": (
+            below.square().sum(dim=1) / (gap > 0).sum(dim=1),
+            "You average over the entries where the target is below x only. The others count too, with error 0.",
+        ),
+        "not-squared": (below.mean(dim=1), "The errors are right, but not squared yet."),
+        "root": (below.square().mean(dim=1).sqrt(), "This is the root of the loss: leave out the square root."),
+        "always-zero": (
+            torch.zeros(len(gap)),
+            "That would need a negative r somewhere: look at entries where the target is below x.",
+        ),
+        "clamp-after-mean": (
+            gap.mean(dim=1).clamp(min=0).square(),
+            "Each entry has an r of its own: clamp first, entry by entry, then square and average.",
+        ),
+    }
+    values = _numbers([expect_scalar(function(*task)) for task in zip(x.clone(), target.clone(), strict=True)])
+    expect_close(values, below.square().mean(dim=1), mistakes=mistakes, name="the list of your losses for four tasks")
     return "right: where the target lies below x, the best branch is zero, and the distance stays."
 
 
@@ -245,6 +288,11 @@ def conv_cost(function: Callable[..., Any]) -> str:
             rows.append(rule(c, o, k, ((H + 2 * p - k) // s + 1) * ((W + 2 * p - k) // s + 1), H * W))
         return _numbers(rows)
 
+    def flops_over(positions: Callable[[int, int, int, int, int], int]) -> Tensor:
+        return _numbers([2 * c * k * k * o * positions(k, s, p, H, W) for c, o, k, s, p, H, W in cases])
+
+    one_side = "You take one side of the output for both. A picture need not be a square."
+
     right_parameters = table(lambda c, o, k, n, m: o * (c * k * k + 1))
     right_flops = table(lambda c, o, k, n, m: 2 * c * k * k * o * n)
     if torch.equal(parameters, right_flops):
@@ -262,6 +310,10 @@ def conv_cost(function: Callable[..., Any]) -> str:
             "bias-per-input": (
                 table(lambda c, o, k, n, m: o * c * k * k + c),
                 "There is one bias per output channel, not per input channel.",
+            ),
+            "one-bias-in-all": (
+                table(lambda c, o, k, n, m: o * c * k * k + 1),
+                "You count one bias for the whole layer. There is one for each output channel.",
             ),
             "bias-per-weight": (
                 table(lambda c, o, k, n, m: o * c * (k * k + 1)),
@@ -288,6 +340,13 @@ def conv_cost(function: Callable[..., Any]) -> str:
                 table(lambda c, o, k, n, m: 2 * c * k * k * o * m),
                 "You count input positions. A weight is used once per output position, and the stride thins those out.",
             ),
+            "size-by-stride": (
+                flops_over(lambda k, s, p, H, W: (H // s) * (W // s)),
+                "You divide the sides by the stride. That is the size of the output for some kernels and paddings "
+                "only: Q4 has the formula.",
+            ),
+            "height-for-both": (flops_over(lambda k, s, p, H, W: ((H + 2 * p - k) // s + 1) ** 2), one_side),
+            "width-for-both": (flops_over(lambda k, s, p, H, W: ((W + 2 * p - k) // s + 1) ** 2), one_side),
             "bias-counted": (
                 table(lambda c, o, k, n, m: (2 * c * k * k + 1) * o * n),
                 "You have counted the addition of the bias as well. That is honest, but by convention it is left out.",
@@ -349,6 +408,14 @@ def receptive_field(function: Callable[[list[tuple[int, int]]], Any]) -> str:
         "jump-not-multiplied": (
             table(lambda chain: 1 + sum((k - 1) * (chain[i - 1][1] if i else 1) for i, (k, _) in enumerate(chain))),
             "You multiply with the stride of the layer before only. The jump is the product of all strides before.",
+        ),
+        "jumps-added": (
+            table(
+                lambda chain: (
+                    1 + sum((k - 1) * (1 + sum(s - 1 for _, s in chain[:i])) for i, (k, _) in enumerate(chain))
+                )
+            ),
+            "Your jump grows by stride − 1 a layer. Strides multiply: after two strides of 2 the jump is 4, not 3.",
         ),
         "own-stride": (
             table(lambda chain: 1 + sum((k - 1) * s for k, s in chain)),

@@ -56,9 +56,16 @@ def conv_placements(sizes: Sequence[int], kernel: int, stride: int, padding: int
         starts = range(-padding, size + padding - kernel + 1, stride)
         reach = starts[-1] + kernel
         for cell in range(-padding, size + padding):
-            face = "#F2F2F2" if cell < 0 or cell >= size else "#D9EAF5"
-            axis.add_patch(Rectangle((cell, 0), 1, 1, facecolor=face, edgecolor="white", linewidth=1.5))
-            text = "unused" if cell >= reach else "0" if cell < 0 or cell >= size else str(cell)
+            padded = cell < 0 or cell >= size
+            axis.add_patch(
+                Rectangle(
+                    (cell, 0), 1, 1, facecolor="#F2F2F2" if padded else "#D9EAF5", edgecolor="white", linewidth=1.5
+                )
+            )
+            if cell >= reach:
+                hatched = {"fill": False, "hatch": "////", "edgecolor": "#AAAAAA", "linewidth": 0}
+                axis.add_patch(Rectangle((cell + 0.03, 0.03), 0.94, 0.94, **hatched))
+            text = "pad" if padded else str(cell)
             axis.text(cell + 0.5, 0.5, text, ha="center", va="center", fontsize=9)
         for output, start in enumerate(starts):
             height = 1.35 + 0.6 * (output % 2)

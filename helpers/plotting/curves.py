@@ -28,7 +28,9 @@ def schedule_curves(
     quantities: Sequence[Literal["alpha_bar", "beta", "snr", "sigma"]] = ("alpha_bar", "snr"),
     width: float = 7.0,
 ) -> Figure:
-    """Schedules against the relative time t/(T − 1), one panel a quantity, one line style and colour a schedule.
+    """Schedules against the step, one panel a quantity, one line style and colour a schedule.
+
+    Schedules of different length are drawn against the relative time t/(T − 1).
 
     Raises:
         ValueError: For an unknown quantity, or nothing to draw.
@@ -39,12 +41,14 @@ def schedule_curves(
     if unknown:
         raise ValueError(f"expected quantities out of {', '.join(_QUANTITIES)}, got {', '.join(unknown)}")
     figure, axes = new_figure(1, len(quantities), width=width, height=2.9, squeeze=False)
+    relative = len({schedule.n_steps for schedule in schedules.values()}) > 1
     for axis, quantity in zip(axes[0], quantities, strict=True):
         for style, (name, schedule) in zip(cycle(("-", "--", "-.", ":")), schedules.items(), strict=False):
             t = torch.arange(schedule.n_steps)
-            axis.plot(t / max(schedule.n_steps - 1, 1), getattr(schedule, quantity)(t), style, label=name)
+            x = t / max(schedule.n_steps - 1, 1) if relative else t
+            axis.plot(x, getattr(schedule, quantity)(t), style, label=name)
         label, scale = _QUANTITIES[quantity]
-        axis.set(xlabel="relative time $t/(T-1)$", ylabel=label, yscale=scale)
+        axis.set(xlabel="relative time $t/(T-1)$" if relative else "step $t$", ylabel=label, yscale=scale)
     axes[0, 0].legend()
     return figure
 

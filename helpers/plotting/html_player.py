@@ -23,9 +23,9 @@ from .images import _check_columns, _check_images, _tiles
 __all__ = ["Player", "play_images"]
 
 _PAGE = """<div style="max-width:{width}px;text-align:center">
-<img id="frame-{key}" alt="{alt}" src="{last}" style="width:100%;image-rendering:pixelated;background:white">
+<img id="frame-{key}" alt="{alt}" src="{shown}" style="width:100%;image-rendering:pixelated;background:white">
 <div><button type="button" id="button-{key}" style="min-width:4.5em">Play</button>
-<input type="range" id="slider-{key}" aria-label="frame" min="0" max="{top}" value="{top}" style="width:45%">
+<input type="range" id="slider-{key}" aria-label="frame" min="0" max="{top}" value="{start}" style="width:45%">
 <span id="caption-{key}" style="display:inline-block;min-width:8em;text-align:left">{caption}</span></div></div>
 <script>
 (function () {{
@@ -80,8 +80,9 @@ def play_images(
     interval: int = 120,
     width: int = 480,
     alt: str = "Animation of images",
+    start: int = -1,
 ) -> Player:
-    """A grid of images that changes with time, with a play button and a slider; it shows the last frame at first.
+    """A grid of images that changes with time, with a play button and a slider.
 
     Args:
         frames: (S, B, C, H, W) in [−1, 1]: S moments of B images.
@@ -90,14 +91,17 @@ def play_images(
         interval: Milliseconds between frames.
         width: Largest width in pixels.
         alt: What is to be seen, for those who cannot see it.
+        start: Index of the frame that is shown before anybody presses play; the last one if not given.
 
     Raises:
-        ValueError: For another shape, ``columns`` below 1, or captions that do not fit.
+        ValueError: For another shape, ``columns`` below 1, captions that do not fit, or a ``start`` that is no frame.
     """
     _check_images(frames, 5, "frames")
     _check_columns(columns)
     if captions and len(captions) != len(frames):
         raise ValueError(f"expected {len(frames)} captions, got {len(captions)}")
+    if not -len(frames) <= start < len(frames):
+        raise ValueError(f"expected start from {-len(frames)} to {len(frames) - 1}, got {start}")
     captions = list(captions) or [""] * len(frames)
     pictures = [_png(_tiles(images, columns)) for images in frames]
     key = hashlib.sha256("".join([*pictures, *captions]).encode()).hexdigest()[:32]
@@ -105,9 +109,10 @@ def play_images(
         key=key,
         width=width,
         alt=html.escape(alt),
-        last=pictures[-1],
+        shown=pictures[start],
+        start=range(len(frames))[start],
         top=len(frames) - 1,
-        caption=html.escape(captions[-1]),
+        caption=html.escape(captions[start]),
         frames=json.dumps(pictures),
         captions=json.dumps(captions).replace("</", "<\\/"),
         interval=interval,

@@ -895,6 +895,11 @@ CHECKS = {
 }
 
 
+def test_only_what_torch_made_is_said_to_be_watched():
+    assert "and no Jacobian" in autograd.vjp(vjp_products).message
+    assert "is not watched" in autograd.vjp(vjp_numpy).message
+
+
 @pytest.mark.parametrize("slope", POWERS.values(), ids=POWERS)
 def test_other_wrong_powers(slope):
     assert autograd.engine(engine(__pow__=power_with(slope))).mistake == "power-rule"

@@ -135,10 +135,10 @@ def posterior_wrapped(x_0, x_t, t, schedule):
     return mean, (1 - a_prev) / (1 - a) * beta
 
 
-def posterior_divides_by_zero(x_0, x_t, t, schedule):
-    beta, a_prev = float(schedule.beta(t)), float(schedule.alpha_bar(t - 1))
+def posterior_divides_by_zero(x_0, x_t, t, schedule, number=float):
+    beta, a_prev = number(schedule.beta(t)), number(schedule.alpha_bar(t - 1))
     variance = 1 / (1 / (1 - a_prev) + (1 - beta) / beta)
-    return variance * (math.sqrt(a_prev) / (1 - a_prev) * x_0 + math.sqrt(1 - beta) / beta * x_t), variance
+    return variance * (a_prev**0.5 / (1 - a_prev) * x_0 + (1 - beta) ** 0.5 / beta * x_t), variance
 
 
 # 3.4 -----------------------------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ RIGHT = {
     "3.2": [q_sample_view, q_sample_loop, q_sample_numpy],
     "3.3": [posterior_hos_equation, posterior_by_precisions],
     "3.4": [shift_snr, shift_logit, shift_sigma_loop],
-    "3.5": [from_v_rotation, from_v_matrix, from_v_two_stages],
+    "3.5": [from_v_rotation, from_v_matrix],
 }
 
 WRONG = {
@@ -220,6 +220,7 @@ WRONG = {
         "product-of-betas": alpha_bar_with(lambda betas: torch.cumprod(betas, 0)),
         "one-minus-product-of-betas": alpha_bar_with(lambda betas: 1 - torch.cumprod(betas, 0)),
         "sum": alpha_bar_with(lambda betas: 1 - torch.cumsum(betas, 0)),
+        "exponential-of-sum": alpha_bar_with(lambda betas: torch.exp(-torch.cumsum(betas, 0))),
         "root": alpha_bar_with(lambda betas: torch.cumprod(1 - betas, 0).sqrt()),
         "noise-share": alpha_bar_with(lambda betas: 1 - torch.cumprod(1 - betas, 0)),
         "wraps-round": lambda betas, t: torch.cumprod(1 - betas, 0)[t],
@@ -247,6 +248,9 @@ WRONG = {
     },
     "3.3": {
         "variance-is-beta": posterior_with(variance=lambda x_0, x_t, beta, a, a_prev: beta),
+        "log-variance": posterior_with(
+            variance=lambda x_0, x_t, beta, a, a_prev: ((1 - a_prev) / (1 - a) * beta).log()
+        ),
         "std-not-variance": posterior_with(
             variance=lambda x_0, x_t, beta, a, a_prev: ((1 - a_prev) / (1 - a) * beta) ** 0.5
         ),
@@ -273,6 +277,8 @@ WRONG = {
         ),
         "mean-of-marginal": posterior_with(lambda x_0, x_t, beta, a, a_prev: a_prev**0.5 * x_0),
         "clean-end": posterior_wrapped,
+        "infinite-precision": posterior_divides_by_zero,
+        "swapped-answers": lambda x_0, x_t, t, schedule: posterior_hos_equation(x_0, x_t, t, schedule)[::-1],
         "not-a-pair": lambda x_0, x_t, t, schedule: posterior_hos_equation(x_0, x_t, t, schedule)[0],
     },
     "3.4": {
@@ -286,6 +292,13 @@ WRONG = {
         "alpha-bar": shifted,
         "alpha-not-beta": lambda a, factor: 1 - to_betas(shifted(a, factor)),
         "wraps-round": lambda a, factor: 1 - shifted(a, factor) / shifted(a, factor).roll(1),
+        "first-step-zero": lambda a, factor: (
+            1 - shifted(a, factor) / torch.cat([shifted(a, factor)[:1], shifted(a, factor)[:-1]])
+        ),
+        "before-not-shifted": lambda a, factor: 1 - shifted(a, factor) / torch.cat([ONE, a[:-1]]),
+        "ratio-inverted": lambda a, factor: 1 - torch.cat([ONE, shifted(a, factor)[:-1]]) / shifted(a, factor),
+        "scaled-betas": lambda a, factor: factor * to_betas(a),
+        "divided-betas": lambda a, factor: to_betas(a) / factor,
         "first-step-lost": lambda a, factor: 1 - shifted(a, factor)[1:] / shifted(a, factor)[:-1],
     },
     "3.5": {
@@ -296,6 +309,7 @@ WRONG = {
         "missing-roots": from_v_with(lambda x, v, s, n: (s**2 * x - n**2 * v, n**2 * x + s**2 * v)),
         "swapped-coefficients": from_v_with(lambda x, v, s, n: (n * x - s * v, s * x + n * v)),
         "divided": from_v_with(lambda x, v, s, n: ((x - n * v) / s, (x + s * v) / n)),
+        "divides-by-zero": from_v_two_stages,
         "v-is-eps": from_v_with(lambda x, v, s, n: ((x - n * v) / s, v)),
         "not-a-pair": from_v_with(lambda x, v, s, n: s * x - n * v),
     },
@@ -312,8 +326,22 @@ def test_stub_is_open(number):
     assert CHECKS[number](lambda *arguments: ...).status == "open"
 
 
-def test_a_posterior_that_divides_by_zero_at_the_clean_end_is_told_so():
-    assert forward_process.posterior(posterior_divides_by_zero).mistake == "clean-end"
+@pytest.mark.parametrize("number", [float, torch.as_tensor], ids=["an exception", "infinities"])
+def test_a_posterior_that_divides_by_zero_at_the_clean_end_is_told_so(number):
+    def by_precisions(x_0, x_t, t, schedule):
+        return posterior_divides_by_zero(x_0, x_t, t, schedule, number)
+
+    result = forward_process.posterior(by_precisions)
+    assert result.mistake == "infinite-precision"
+    assert "wrap" not in result.message
+
+
+def test_nothing_is_divided_in_a_division_that_raises():
+    def divided(x_t, v, alpha_bar):
+        x_0 = alpha_bar**0.5 * x_t - (1 - alpha_bar) ** 0.5 * v
+        return x_0, (1 / (1 - alpha_bar) ** 0.5) * (x_t - alpha_bar**0.5 * x_0)
+
+    assert forward_process.from_v(divided).mistake == "divides-by-zero"
 
 
 def test_the_shifted_schedule_has_the_snr_that_the_exercise_asks_for():

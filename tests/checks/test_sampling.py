@@ -47,6 +47,19 @@ def ancestral_wrong(x_0=guess, scale=lambda a, b: (1 - a / b).sqrt(), exchanged=
     return step
 
 
+def paper_wrong(
+    beta=lambda a, b: 1 - a / b, below=lambda a: (1 - a).sqrt(), shrink=lambda a, beta: 1 / (1 - beta).sqrt()
+):
+    """The paper's form of the mean with one thing changed."""
+
+    def step(x, eps, a, b, noise):
+        of_step = beta(a, b)
+        mean = (x - of_step / below(a) * eps) * shrink(a, of_step)
+        return mean if b == 1 else mean + of_step.sqrt() * noise
+
+    return step
+
+
 WRONG_1 = {
     "variance-for-standard-deviation": ancestral_wrong(scale=lambda a, b: 1 - a / b),
     "posterior-variance": ancestral_wrong(scale=lambda a, b: ((1 - a / b) * (1 - b) / (1 - a)).sqrt()),
@@ -66,6 +79,10 @@ WRONG_1 = {
         b.sqrt() * guess(x, eps, a) + (1 - b).sqrt() * eps + (1 - a / b).sqrt() * noise
     ),
     "noise-in-the-last-step": ancestral_wrong(last=True),
+    "beta-of-the-whole-way": paper_wrong(beta=lambda a, b: 1 - a),
+    "divided-by-the-signal": paper_wrong(shrink=lambda a, beta: 1 / a.sqrt()),
+    "missing-root-of-the-noise": paper_wrong(below=lambda a: 1 - a),
+    "multiplied-by-the-root": paper_wrong(shrink=lambda a, beta: (1 - beta).sqrt()),
 }
 
 # 5.2 -----------------------------------------------------------------------------------------------------------------
@@ -107,6 +124,9 @@ WRONG_2 = {
     "wrong-sign": ddim_wrong(sign=-1),
     "wrong-alpha-bar": ddim_wrong(x_0=lambda x, eps, a, b: guess(x, eps, b)),
     "no-noise": ddim_wrong(scale=lambda v: 0),
+    "root-forgotten": ddim_wrong(variance=lambda a, b, eta, p: (eta * p) ** 2),
+    "state-for-guess": ddim_wrong(x_0=lambda x, eps, a, b: x),
+    "roots-subtracted": ddim_wrong(direction=lambda a, b, v: ((1 - b).sqrt() - v.sqrt()) ** 2),
     "eta-ignored": ddim_wrong(variance=lambda a, b, eta, p: 0 * p),
     "eta-always-one": ddim_wrong(variance=lambda a, b, eta, p: p),
 }
@@ -147,6 +167,7 @@ WRONG_3 = {
     "not-integers": lambda T, n: [(T - 1 - k * T / n, T - 1 - (k + 1) * T / n) for k in range(n)],
     "not-decreasing": lambda T, n: [(t, t) for t, _ in pairs_rounded(T, n)][:1] + pairs_rounded(T, n)[1:],
     "uneven": lambda T, n: chain([round(T * (1 - k / n) ** 2) - 1 for k in range(n + 1)]),
+    "wrong-order": lambda T, n: pairs_rounded(T, n)[::-1],
     "not-pairs": lambda T, n: samplers.spaced_timesteps(T, n),
     "empty": lambda T, n: [],
 }
@@ -193,6 +214,16 @@ def slerp_plain(a, b, w, dims=(1, 2, 3), norms=True, divide=True):
     return (((1 - w) * theta).sin() * a + (w * theta).sin() * b) / (theta.sin() if divide else 1)
 
 
+def lerp_stretched(a, b, w, length=lambda a, b, w: 1):
+    straight = torch.lerp(a, b, w).flatten(1)
+    return (straight / straight.norm(dim=1, keepdim=True) * length(a, b, w)).reshape(a.shape)
+
+
+def slerp_of_directions(a, b, w, length=lambda a, b, w: 1):
+    units = [x / x.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1) for x in (a, b)]
+    return slerp_where(*units, w) * length(a, b, w)
+
+
 WRONG_4 = {
     "linear": lambda a, b, w: torch.lerp(a, b, w),
     "square-root-weights": lambda a, b, w: math.sqrt(1 - w) * a + math.sqrt(w) * b,
@@ -203,6 +234,8 @@ WRONG_4 = {
     "angle-per-pixel": lambda a, b, w: slerp_plain(a, b, w, dims=1),
     "angle-per-row": lambda a, b, w: slerp_plain(a, b, w, dims=3),
     "half-the-arc": lambda a, b, w: slerp_where(a, b, w / 2),
+    "straight-line-stretched": lerp_stretched,
+    "lengths-changed": slerp_of_directions,
     "parallel": lambda a, b, w: slerp_plain(a, b, w) / (0 if torch.equal(a, b) else 1),
 }
 
@@ -254,6 +287,7 @@ WRONG_5 = {
     "no-shrinkage": variance_wrong(shrink=False),
     "direction-too-long": variance_wrong(full=True),
     "no-noise": variance_wrong(noise=lambda v: 0),
+    "eta-in-the-variance": lambda s2, levels, eta: variance_recursion(s2, levels, math.sqrt(eta)),
     "eta-ignored": lambda s2, levels, eta: variance_recursion(s2, levels, 0),
     "variance-squared": lambda s2, levels, eta: variance_recursion(s2**2, levels, eta),
     "perfect-start": variance_wrong(start=lambda s2, a: a * s2 + 1 - a),
@@ -281,6 +315,9 @@ RIGHT = {
 WRONG = {"5.1": WRONG_1, "5.2": WRONG_2, "5.3": WRONG_3, "5.4": WRONG_4, "5.5": WRONG_5}
 
 
+STRETCHED = "straight-line-stretched"
+
+
 @pytest.mark.parametrize(
     ("number", "answer", "name"),
     [
@@ -290,6 +327,14 @@ WRONG = {"5.1": WRONG_1, "5.2": WRONG_2, "5.3": WRONG_3, "5.4": WRONG_4, "5.5": 
         ("5.3", lambda T, n: list(range(T - 1, -1, -(T // n))), "not-pairs"),
         ("5.3", lambda T, n: pairs_rounded(T, n)[:-1] or [(T - 1, 0)], "never-clean"),
         ("5.4", slerp_plain, "parallel"),
+        ("5.4", lambda a, b, w: None, "returned-none"),
+        ("5.4", lambda a, b, w: lerp_stretched(a, b, w, lambda a, b, w: math.sqrt(a[0].numel())), STRETCHED),
+        ("5.4", lambda a, b, w: lerp_stretched(a, b, w, lambda a, b, w: a.flatten(1).norm(dim=1)[:, None]), STRETCHED),
+        (
+            "5.4",
+            lambda a, b, w: slerp_of_directions(a, b, w, lambda a, b, w: math.sqrt(a[0].numel())),
+            "lengths-changed",
+        ),
         ("5.5", lambda s2, levels, eta: [1.0, 2.0], "wrong-shape"),
     ],
 )

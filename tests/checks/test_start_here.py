@@ -90,13 +90,14 @@ def kl_by_torch():
 
 
 _COINS = 0.5 * np.log(0.5 / 0.25) + 0.5 * np.log(0.5 / 0.75)
-RIGHT["0.5"] = [(_COINS, 9 / (2 * 0.25)), kl_by_torch(), (0.144, 18)]
+RIGHT["0.5"] = [(_COINS, 9 / (2 * 0.25)), kl_by_torch(), (0.144, 18), (0.14, 18)]
 WRONG["0.5"] = {
     "direction": (0.25 * math.log(0.5) + 0.75 * math.log(1.5), 18),
     "base-two": (_COINS / math.log(2), 18),
     "sign": (-_COINS, 18),
     "not-weighted": (math.log(2) + math.log(2 / 3), 18),
     "std-for-variance": (_COINS, 9 / (2 * 0.5)),
+    "std-forgotten": (_COINS, 9 / 2),
     "half-forgotten": (_COINS, 9 / 0.25),
     "not-squared": (_COINS, 3 / (2 * 0.25)),
     "wrong-value": (_COINS, 1),
@@ -146,10 +147,13 @@ WRONG["0.7"] = {
     "sign": lambda x, mean, std: (x - mean) / std**2,
     "std-for-variance": lambda x, mean, std: (mean - x) / std,
     "half-left": lambda x, mean, std: (mean - x) / (2 * std**2),
+    "half-forgotten": lambda x, mean, std: 2 * (mean - x) / std**2,
     "mean-forgotten": lambda x, mean, std: -x / std**2,
     "not-scaled": lambda x, mean, std: mean - x,
     "density-slope": lambda x, mean, std: Normal(mean, std).log_prob(x).exp() * (mean - x) / std**2,
     "log-density": lambda x, mean, std: Normal(mean, std).log_prob(x),
+    "exponent": lambda x, mean, std: -0.5 * ((x - mean) / std) ** 2,
+    "density": lambda x, mean, std: Normal(mean, std).log_prob(x).exp(),
     "returned-none": lambda x, mean, std: None,
     "wrong-shape": lambda x, mean, std: ((mean - x) / std**2).sum(),
     "wrong-value": lambda x, mean, std: (mean - x) / std**3,

@@ -352,6 +352,8 @@ def test_every_way_to_slip_with_the_index_has_one_name(embed):
         ("1.5", lambda e: torch.atan2(e[:, 63], e[:, 127]) / OMEGA[63], "not-rounded"),
         ("1.5", lambda e: read_table(e) + 1, "off-by-one"),
         ("1.5", read_equal_in_a_loop, "exact-match"),
+        ("1.5", lambda e: read_least_squares(e).clamp(0, 999), "linear-readout"),
+        ("1.5", lambda e: read_least_squares(e).clamp(0, 999).long(), "linear-readout"),
         ("1.5", lambda e: (torch.atan2(e[:, 50], e[:, 114]) / OMEGA[50]).round(), "one-hand"),
     ],
 )

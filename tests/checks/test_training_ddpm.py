@@ -106,6 +106,7 @@ WRONG_1 = {
     "wrong-target": loss_wrong(target=lambda x_0, x_t, eps: x_0),
     "clean-input": loss_from_clean_image,
     "sum-not-mean": loss_wrong(reduce=lambda e: e.square().sum()),
+    "sum-over-batch": loss_wrong(reduce=lambda e: e.square().flatten(1).mean(1).sum()),
     "not-squared": loss_wrong(reduce=lambda e: e.abs().mean()),
     "not-reduced": loss_wrong(reduce=lambda e: e.square().flatten(1).mean(1)),
     "half-too-much": loss_wrong(reduce=lambda e: e.square().mean() / 2),
@@ -129,6 +130,7 @@ MORE_1 = [
     ("wrong-target", loss_wrong(target=lambda x_0, x_t, eps: x_t)),
     ("wrong-target", loss_wrong(target=lambda x_0, x_t, eps: -eps)),
     ("sum-not-mean", loss_wrong(reduce=lambda e: e.square().flatten(1).sum(1).mean())),
+    ("sum-over-batch", lambda m, x, a, g: len(x) * loss_lesson(m, x, a, g)),
     ("not-squared", loss_wrong(reduce=lambda e: e.square().mean().sqrt())),
     ("not-differentiable", torch.no_grad()(loss_lesson)),
     ("returned-none", loss_without_return),
@@ -191,6 +193,12 @@ def ema_shared(average, model, n_images, half_life):
         old.data = new.data
 
 
+def ema_shares_buffers(average, model, n_images, half_life):
+    ema_lerp(average, model, n_images, half_life)
+    for old, new in zip(average.buffers(), model.buffers(), strict=True):
+        old.data = new.data
+
+
 def ema_averages_buffers(average, model, n_images, half_life):
     a, state = 0.5 ** (n_images / half_life), model.state_dict()
     average.load_state_dict({name: a * old + (1 - a) * state[name] for name, old in average.state_dict().items()})
@@ -200,6 +208,7 @@ WRONG_2 = {
     "swapped": ema_wrong(lambda old, new, r, h: (1 - 0.5**r) * old + 0.5**r * new),
     "natural-exponent": ema_wrong(lambda old, new, r, h: math.exp(-r) * old + (1 - math.exp(-r)) * new),
     "counts-steps": ema_wrong(lambda old, new, r, h: 0.5 ** (1 / h) * old + (1 - 0.5 ** (1 / h)) * new),
+    "linear": ema_wrong(lambda old, new, r, h: (1 - r) * old + r * new),
     "upside-down": ema_wrong(lambda old, new, r, h: 0.5 ** (1 / r) * old + (1 - 0.5 ** (1 / r)) * new),
     "no-average": ema_wrong(lambda old, new, r, h: new),
     "forgot-the-share": ema_wrong(lambda old, new, r, h: 0.5**r * old + new),
@@ -212,6 +221,7 @@ WRONG_2 = {
 
 MORE_2 = [
     ("buffers-forgotten", ema_averages_buffers),
+    ("shared-weights", ema_shares_buffers),
     ("wrong-value", ema_wrong(lambda old, new, r, h: 0.9 * old + 0.1 * new)),
 ]
 
@@ -242,6 +252,10 @@ WRONG_3 = {
     "inverse": lambda a, s: 1 / floor_by_snr(a, s),
     "not-squared": lambda a, s: a * s / (a * s + 1 - a),
     "forgot-s": lambda a, s: a,
+    "lazy-player": lambda a, s: a * s**2 + (1 - (1 - a).sqrt()) ** 2,
+    "zero": lambda a, s: 0 * a,
+    "covariance-not-squared": lambda a, s: 1 - (1 - a).sqrt() / (a * s**2 + 1 - a),
+    "variance-of-the-noise": lambda a, s: 1 - a,
     "wrong-shape": lambda a, s: floor_by_snr(a, s).mean(),
 }
 
@@ -300,7 +314,7 @@ def step_cleared_at_the_end(model, optimizer, x_0, alpha_bar, generator):
     optimizer.step()
     for parameter in model.parameters():
         parameter.grad = None
-    return loss
+    return loss.detach()
 
 
 def step_from(loss, order="zero backward step"):
@@ -314,6 +328,14 @@ def step_from(loss, order="zero backward step"):
         return value.item()
 
     return step
+
+
+def step_returning_the_graph(model, optimizer, x_0, alpha_bar, generator):
+    loss = loss_lesson(model, x_0, alpha_bar, generator)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss
 
 
 def broken_step(model, optimizer, x_0, alpha_bar, generator):
@@ -338,6 +360,7 @@ WRONG_5 = {
     "noise-reused": step_from(loss_seeded_inside),
     "network-not-asked": lambda *_: 0.0,
     "wrong-step": step_from(loss_lesson, "zero backward step step"),
+    "keeps-graph": step_returning_the_graph,
 }
 MORE_5 = [
     ("gradients-accumulate", step_from(loss_noise_first_in_float64, "backward step")),

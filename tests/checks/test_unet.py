@@ -47,6 +47,21 @@ def _swapped(x, norm, qkv, proj, heads):
     return x + proj(F.scaled_dot_product_attention(q, k, v).transpose(2, 3).reshape(B, C, H, W))
 
 
+def _split_by_reshape(x, norm, qkv, proj, heads, *, put_back=lambda mixed: mixed, rows=False):
+    B, C, H, W = x.shape
+    parts = qkv(norm(x)).flatten(2).chunk(3, dim=1)
+    parts = [part.transpose(1, 2) for part in parts] if rows else parts
+    q, k, v = (part.reshape(B, heads, H * W, C // heads) for part in parts)
+    mixed = torch.softmax(q @ k.transpose(2, 3) / math.sqrt(C // heads), dim=3) @ v
+    return x + proj(put_back(mixed).reshape(B, C, H, W))
+
+
+def _qkv_of_each_head(x, norm, qkv, proj, heads):
+    B, C, H, W = x.shape
+    q, k, v = qkv(norm(x)).reshape(B, heads, 3 * C // heads, H * W).transpose(2, 3).chunk(3, dim=3)
+    return x + proj(F.scaled_dot_product_attention(q, k, v).transpose(2, 3).reshape(B, C, H, W))
+
+
 def _unnormalised_logits(x, norm, qkv, proj, heads):
     q, k, v = qkv(norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=2)
     mixed = (q @ k.transpose(1, 2) / q.shape[2] ** 0.5) @ v
@@ -98,6 +113,14 @@ def _field_with(chain, side=1, minus=1, early=False):
     return side
 
 
+def _field_with_jumps_added(chain):
+    side, jump = 1, 1
+    for kernel, stride in chain:
+        side += (kernel - 1) * jump
+        jump += stride - 1
+    return side
+
+
 def _floor_by_loop(x, target):
     errors = [max(a - b, 0.0) ** 2 for a, b in zip(x.flatten().tolist(), target.flatten().tolist(), strict=True)]
     return sum(errors) / len(errors)
@@ -131,6 +154,7 @@ WRONG: dict[str, dict[str, Callable[..., Any]]] = {
         "no-floor": lambda H, k, s, p, d: (H + 2 * p - d * (k - 1) - 1) / s + 1,
         "plus-one-inside": lambda H, k, s, p, d: (H + 2 * p - d * (k - 1) - 1 + 1) // s,
         "dilation-ignored": lambda H, k, s, p, d: (H + 2 * p - k) // s + 1,
+        "dilation-as-gap": lambda H, k, s, p, d: (H + 2 * p - (k + (k - 1) * d)) // s + 1,
         "span-too-long": lambda H, k, s, p, d: (H + 2 * p - d * k) // s + 1,
         "span-too-short": lambda H, k, s, p, d: (H + 2 * p - d * (k - 1)) // s + 1,
         "not-an-integer": lambda H, k, s, p, d: (H + 2 * p - d * (k - 1) - 1) // s + 1.0,
@@ -159,11 +183,14 @@ WRONG: dict[str, dict[str, Callable[..., Any]]] = {
         "heads-interleaved": (
             lambda x, norm, qkv, proj, heads: x + proj(_heads(x, norm, qkv, proj, heads, interleaved=True))
         ),
+        "qkv-per-head": _qkv_of_each_head,
+        "split-without-transpose": _split_by_reshape,
         "wrong-shape": lambda x, norm, qkv, proj, heads: _fused(x, norm, qkv, proj, heads).flatten(2),
     },
     "2.3": {
         "wrong-side": lambda x, target: F.relu(target - x).square().mean(),
         "no-branch": lambda x, target: F.mse_loss(x, target),
+        "constant-branch": lambda x, target: F.mse_loss(x + F.relu((target - x).mean()), target),
         "sum-not-mean": lambda x, target: F.relu(x - target).square().sum(),
         "mean-of-some": lambda x, target: (x - target)[x > target].square().mean(),
         "not-squared": lambda x, target: F.relu(x - target).mean(),
@@ -176,11 +203,15 @@ WRONG: dict[str, dict[str, Callable[..., Any]]] = {
         "not-a-pair": lambda *case: _cost_plain(*case)[0],
         "forgot-bias": lambda *case: (_cost(*case).weights, _cost_plain(*case)[1]),
         "bias-per-input": lambda *case: (_cost(*case).weights + case[0], _cost_plain(*case)[1]),
+        "one-bias-in-all": lambda *case: (_cost(*case).weights + 1, _cost_plain(*case)[1]),
         "bias-per-weight": lambda *case: (_cost(*case).weights + case[0] * case[1], _cost_plain(*case)[1]),
         "kernel-not-squared": lambda *case: (case[1] * (case[0] * case[2] + 1), _cost_plain(*case)[1]),
         "no-input-channels": lambda *case: (case[1] * (case[2] ** 2 + 1), _cost_plain(*case)[1]),
         "forgot-factor-two": lambda *case: (_cost_plain(*case)[0], _cost_plain(*case)[1] // 2),
         "input-size": lambda *case: (_cost_plain(*case)[0], 2 * _cost(*case).weights * _cost(*case).inputs),
+        "size-by-stride": lambda c, o, k, s, p, H, W: (o * (c * k * k + 1), 2 * c * k * k * o * (H // s) * (W // s)),
+        "height-for-both": lambda c, o, k, s, p, H, W: _cost_plain(c, o, k, s, p, H, H),
+        "width-for-both": lambda c, o, k, s, p, H, W: _cost_plain(c, o, k, s, p, W, W),
         "bias-counted": lambda *case: (
             _cost_plain(*case)[0],
             _cost_plain(*case)[1] + _cost(*case).bias * _cost(*case).positions,
@@ -200,10 +231,28 @@ WRONG: dict[str, dict[str, Callable[..., Any]]] = {
         "jump-not-multiplied": lambda chain: (
             chain[0][0] + sum((k - 1) * chain[i][1] for i, (k, _) in enumerate(chain[1:]))
         ),
+        "jumps-added": _field_with_jumps_added,
         "own-stride": lambda chain: 1 + sum((kernel - 1) * stride for kernel, stride in chain),
         "wrong-end": lambda chain: _field(chain[::-1]),
     },
 }
+
+
+@pytest.mark.parametrize("rows", [False, True], ids=["channels first", "positions first"])
+@pytest.mark.parametrize(
+    "put_back",
+    [
+        lambda mixed: mixed,
+        lambda mixed: mixed.transpose(2, 3),
+        lambda mixed: mixed.reshape(len(mixed), 15, 32).transpose(1, 2),
+        lambda mixed: mixed.transpose(1, 2).reshape(len(mixed), 15, 32).transpose(1, 2),
+    ],
+)
+def test_splitting_into_heads_without_a_transpose_has_one_name(put_back, rows) -> None:
+    def answer(*arguments):
+        return _split_by_reshape(*arguments, put_back=put_back, rows=rows)
+
+    assert unet.attention(answer).mistake in {"split-without-transpose", "reshape-without-transpose"}
 
 
 @pytest.mark.parametrize("exercise", RIGHT)
