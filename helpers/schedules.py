@@ -14,6 +14,9 @@ clean image is t = −1 with :math:`\bar\alpha_{-1} = 1`. Three equivalent clock
 :math:`\sigma_t = \mathrm{SNR}_t^{-1/2}` of the rescaled image
 :math:`x_t / \sqrt{\bar\alpha_t} = x_0 + \sigma_t\varepsilon` (Karras et al. 2022, arXiv:2206.00364).
 
+Solvers in continuous time need no table of steps, only a decreasing grid of noise levels σ to stop at:
+:func:`karras_sigmas`, :func:`log_snr_sigmas`, and :func:`append_zero` for the last step, to the clean image.
+
 All values are float64 on the CPU; whoever uses them casts (:func:`expand_like`).
 """
 
@@ -25,7 +28,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["CosineSchedule", "LinearSchedule", "NoiseSchedule", "PosteriorCoefficients", "expand_like"]
+__all__ = [
+    "CosineSchedule",
+    "LinearSchedule",
+    "NoiseSchedule",
+    "PosteriorCoefficients",
+    "alpha_bar_from_sigma",
+    "append_zero",
+    "expand_like",
+    "karras_sigmas",
+    "log_snr_sigmas",
+    "sigma_from_alpha_bar",
+]
 
 
 def expand_like(values: Tensor, x: Tensor) -> Tensor:
@@ -46,6 +60,44 @@ def expand_like(values: Tensor, x: Tensor) -> Tensor:
     if values.shape != x.shape[:1]:
         raise ValueError(f"expected one value per sample, shape ({x.shape[0]},), got {tuple(values.shape)}")
     return values.to(x.device, x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+
+
+def sigma_from_alpha_bar(alpha_bar: Tensor | float) -> Tensor:
+    r""":math:`\sigma = \sqrt{(1-\bar\alpha)/\bar\alpha}`: the noise beside a unit signal.
+
+    Args:
+        alpha_bar: In (0, 1], any shape.
+
+    Returns:
+        float64 of that shape.
+
+    Raises:
+        ValueError: For a value outside (0, 1].
+    """
+    alpha_bar = torch.as_tensor(alpha_bar, dtype=torch.float64)
+    if not bool(((alpha_bar > 0) & (alpha_bar <= 1)).all()):
+        raise ValueError("expected alpha_bar in (0, 1]")
+    return ((1 - alpha_bar) / alpha_bar).sqrt()
+
+
+def alpha_bar_from_sigma(sigma: Tensor | float) -> Tensor:
+    r""":math:`\bar\alpha = 1/(1+\sigma^2)`, the inverse of :func:`sigma_from_alpha_bar`.
+
+    The two worlds differ by a scale only: :math:`x_0 + \sigma\varepsilon` times :math:`\sqrt{\bar\alpha}` is x_t.
+
+    Args:
+        sigma: At least 0, any shape.
+
+    Returns:
+        float64 of that shape.
+
+    Raises:
+        ValueError: For a value below 0.
+    """
+    sigma = torch.as_tensor(sigma, dtype=torch.float64)
+    if not bool((sigma >= 0).all()):
+        raise ValueError("expected noise levels of at least 0")
+    return 1 / (1 + sigma**2)
 
 
 @dataclass(frozen=True)
@@ -123,8 +175,7 @@ class NoiseSchedule:
 
     def sigma(self, t: Tensor | int) -> Tensor:
         """σ_t = √((1 − ᾱ_t)/ᾱ_t), the noise level beside a unit signal; 0 at t = −1."""
-        alpha_bar = self.alpha_bar(t)
-        return ((1 - alpha_bar) / alpha_bar).sqrt()
+        return sigma_from_alpha_bar(self.alpha_bar(t))
 
     def t_from_snr(self, snr: Tensor | float) -> Tensor:
         """The time at which the signal-to-noise ratio has this value: the inverse of :meth:`snr`.
@@ -226,3 +277,82 @@ class CosineSchedule(NoiseSchedule):
         u = torch.arange(n_steps + 1, dtype=torch.float64) / n_steps
         f = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
         super().__init__((1 - f[1:] / f[:-1]).clamp(max=max_beta))
+
+
+def _check_grid(n: int, sigma_min: float, sigma_max: float) -> None:
+    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+        raise ValueError(f"expected n to be an integer of at least 1, got {n!r}")
+    if not 0 < sigma_min < sigma_max < math.inf:
+        raise ValueError(f"expected 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
+
+
+def karras_sigmas(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Tensor:
+    r"""Noise levels whose ρ-th roots are evenly spaced (Karras et al. 2022, arXiv:2206.00364, eq. 5).
+
+    :math:`\sigma_i = \big(\sigma_{max}^{1/\rho} +
+    \frac{i}{n-1}(\sigma_{min}^{1/\rho} - \sigma_{max}^{1/\rho})\big)^\rho`, i = 0, …, n − 1. ρ = 1 spaces σ evenly; the
+    larger ρ, the shorter the steps near the data; ρ → ∞ gives :func:`log_snr_sigmas`.
+
+    Args:
+        n: How many.
+        sigma_min: The last level, positive; :func:`append_zero` adds the step from it to the clean image.
+        sigma_max: The first level; the only one if n is 1.
+        rho: ρ, positive.
+
+    Returns:
+        Shape (n,), float64, strictly decreasing; both ends exactly as given.
+
+    Raises:
+        ValueError: For n below 1, levels that are not 0 < sigma_min < sigma_max, or ρ that is not positive.
+
+    Example:
+        >>> karras_sigmas(3, 1.0, 9.0, rho=2.0).tolist()
+        [9.0, 4.0, 1.0]
+    """
+    _check_grid(n, sigma_min, sigma_max)
+    if not 0 < rho < math.inf:
+        raise ValueError(f"expected rho > 0, got {rho}")
+    ramp = torch.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), n, dtype=torch.float64)
+    return _with_exact_ends(ramp**rho, sigma_min, sigma_max)
+
+
+def log_snr_sigmas(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0) -> Tensor:
+    r"""A geometric grid: even in log σ, and so in :math:`\log\mathrm{SNR} = -2\log\sigma` (Lu et al. 2022,
+    arXiv:2206.00927).
+
+    Args:
+        n: How many.
+        sigma_min: The last level, positive.
+        sigma_max: The first level; the only one if n is 1.
+
+    Returns:
+        Shape (n,), float64, strictly decreasing; both ends exactly as given.
+
+    Raises:
+        ValueError: For n below 1, or levels that are not 0 < sigma_min < sigma_max.
+
+    Example:
+        >>> [round(sigma, 6) for sigma in log_snr_sigmas(3, 0.01, 100.0).tolist()]
+        [100.0, 1.0, 0.01]
+    """
+    _check_grid(n, sigma_min, sigma_max)
+    ramp = torch.linspace(math.log(sigma_max), math.log(sigma_min), n, dtype=torch.float64)
+    return _with_exact_ends(ramp.exp(), sigma_min, sigma_max)
+
+
+def _with_exact_ends(sigmas: Tensor, sigma_min: float, sigma_max: float) -> Tensor:
+    """Roots and logarithms move the ends by a rounding error: put them back."""
+    sigmas[-1] = sigma_min
+    sigmas[0] = sigma_max
+    return sigmas
+
+
+def append_zero(sigmas: Tensor) -> Tensor:
+    """The grid with σ = 0, the clean image, as its last stop. Args: sigmas (n,). Returns: (n + 1,).
+
+    Raises:
+        ValueError: If ``sigmas`` is not a non-empty vector of positive numbers (perhaps it ends in 0 already).
+    """
+    if sigmas.ndim != 1 or len(sigmas) == 0 or not bool((sigmas > 0).all()):
+        raise ValueError(f"expected a non-empty vector of positive noise levels, got {sigmas.tolist()}")
+    return torch.cat([sigmas, sigmas.new_zeros(1)])

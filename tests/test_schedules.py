@@ -7,7 +7,17 @@ import math
 import pytest
 import torch
 
-from helpers.schedules import CosineSchedule, LinearSchedule, NoiseSchedule, expand_like
+from helpers.schedules import (
+    CosineSchedule,
+    LinearSchedule,
+    NoiseSchedule,
+    alpha_bar_from_sigma,
+    append_zero,
+    expand_like,
+    karras_sigmas,
+    log_snr_sigmas,
+    sigma_from_alpha_bar,
+)
 
 SCHEDULES = {
     "linear": LinearSchedule(1000),
@@ -171,6 +181,94 @@ def test_the_last_step_back_gives_the_clean_image(schedule: NoiseSchedule) -> No
     for t in (0, schedule.n_steps - 1):
         c = schedule.posterior_coefficients(t, -1)
         assert (float(c.x0), float(c.xt), float(c.variance)) == (pytest.approx(1.0, abs=1e-15), 0.0, 0.0)
+
+
+# ── noise levels in continuous time ───────────────────────────────────────
+
+
+def test_alpha_bar_and_sigma_are_two_names_for_one_level() -> None:
+    sigma = torch.tensor([[0.0, 0.002], [1.0, 80.0]], dtype=torch.float64)
+    alpha_bar = alpha_bar_from_sigma(sigma)
+    assert alpha_bar.tolist() == [[1.0, 1 / (1 + 0.002**2)], [0.5, 1 / 6401]]
+    torch.testing.assert_close(sigma_from_alpha_bar(alpha_bar), sigma, rtol=1e-9, atol=0)
+    assert alpha_bar_from_sigma(torch.ones(2)).dtype == torch.float64
+    assert float(sigma_from_alpha_bar(0.2)) == pytest.approx(2.0)
+
+
+@every_schedule
+def test_sigma_and_alpha_bar_agree_on_a_schedule(schedule: NoiseSchedule) -> None:
+    t = torch.arange(-1, schedule.n_steps)
+    torch.testing.assert_close(alpha_bar_from_sigma(schedule.sigma(t)), schedule.alpha_bar(t), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("rho", [1.0, 3.0, 7.0])
+@pytest.mark.parametrize("n", [2, 5, 40])
+def test_karras_sigmas_are_equation_5(n: int, rho: float) -> None:
+    sigmas = karras_sigmas(n, 0.01, 50.0, rho)
+    assert sigmas.dtype == torch.float64
+    for i in range(n):
+        root = 50 ** (1 / rho) + i / (n - 1) * (0.01 ** (1 / rho) - 50 ** (1 / rho))
+        assert float(sigmas[i]) == pytest.approx(root**rho, rel=1e-9)
+
+
+def test_default_karras_sigmas_are_those_of_the_paper_and_of_diffusers() -> None:
+    diffusers = pytest.importorskip("diffusers")
+    scheduler = diffusers.EDMEulerScheduler()
+    scheduler.set_timesteps(18)
+    torch.testing.assert_close(append_zero(karras_sigmas(18)), scheduler.sigmas.double(), rtol=1e-5, atol=0)
+
+
+def test_log_snr_sigmas_have_one_ratio() -> None:
+    sigmas = log_snr_sigmas(9, 0.02, 30.0)
+    assert sigmas.dtype == torch.float64
+    torch.testing.assert_close(
+        sigmas[1:] / sigmas[:-1], torch.full((8,), (0.02 / 30) ** (1 / 8), dtype=torch.float64), rtol=1e-12, atol=0
+    )
+    torch.testing.assert_close(karras_sigmas(9, 0.02, 30.0, rho=1e6), sigmas, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("grid", [karras_sigmas, log_snr_sigmas])
+def test_grids_fall_between_their_exact_ends(grid: object) -> None:
+    for n in (2, 3, 18, 1000):
+        sigmas = grid(n)
+        assert sigmas.shape == (n,)
+        assert (float(sigmas[0]), float(sigmas[-1])) == (80.0, 0.002)
+        assert bool((sigmas.diff() < 0).all())
+    assert grid(1).tolist() == [80.0]
+
+
+@pytest.mark.parametrize("grid", [karras_sigmas, log_snr_sigmas])
+def test_grids_name_what_they_want(grid: object) -> None:
+    for n in (0, -1, 2.0, True):
+        with pytest.raises(ValueError, match="n to be an integer of at least 1"):
+            grid(n)
+    for ends in ((0.0, 1.0), (-1.0, 1.0), (1.0, 1.0), (2.0, 1.0), (0.1, math.inf), (math.nan, 1.0)):
+        with pytest.raises(ValueError, match="0 < sigma_min < sigma_max"):
+            grid(5, *ends)
+
+
+@pytest.mark.parametrize("rho", [0.0, -7.0, math.inf, math.nan])
+def test_rho_must_be_positive(rho: float) -> None:
+    with pytest.raises(ValueError, match="rho > 0"):
+        karras_sigmas(5, rho=rho)
+
+
+def test_append_zero_ends_a_grid_once() -> None:
+    assert append_zero(torch.tensor([2.0, 1.0])).tolist() == [2.0, 1.0, 0.0]
+    assert append_zero(karras_sigmas(3)).dtype == torch.float64
+    for wrong in (torch.tensor([1.0, 0.0]), torch.zeros(0), torch.ones(2, 2), torch.tensor(1.0)):
+        with pytest.raises(ValueError, match="vector of positive noise levels"):
+            append_zero(wrong)
+
+
+@pytest.mark.parametrize("wrong", [-0.1, math.nan, torch.tensor([1.0, -1.0])])
+def test_levels_outside_their_range_are_refused(wrong: object) -> None:
+    with pytest.raises(ValueError, match="noise levels of at least 0"):
+        alpha_bar_from_sigma(wrong)
+    with pytest.raises(ValueError, match=r"alpha_bar in \(0, 1\]"):
+        sigma_from_alpha_bar(wrong)
+    with pytest.raises(ValueError, match=r"alpha_bar in \(0, 1\]"):
+        sigma_from_alpha_bar(torch.tensor([0.5, 0.0, 1.1]))
 
 
 # ── errors ────────────────────────────────────────────────────────────────

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .diffusion import Model, Parametrization, convert, predict_x0, q_posterior, q_sample
-from .schedules import NoiseSchedule, expand_like
+from ..diffusion import Model, Parametrization, convert, predict_x0, q_posterior, q_sample
+from ..schedules import NoiseSchedule, expand_like
 
 __all__ = [
     "DDIMSampler",
@@ -247,15 +247,18 @@ class Trajectory:
 
 @contextmanager
 def evaluating(model: object) -> Iterator[None]:
-    """Put a module into evaluation mode (no dropout) and back afterwards, even on an error; leaves functions alone."""
-    was_training = isinstance(model, nn.Module) and model.training
-    if was_training:
+    """Put a module into evaluation mode (no dropout) and back afterwards, even on an error; leaves functions alone.
+
+    Each of its parts goes back into the mode that it was in.
+    """
+    modes = [(part, part.training) for part in model.modules()] if isinstance(model, nn.Module) else []
+    if isinstance(model, nn.Module):
         model.eval()
     try:
         yield
     finally:
-        if was_training:
-            model.train()
+        for part, was_training in modes:
+            part.training = was_training
 
 
 @torch.no_grad()
