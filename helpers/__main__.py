@@ -1,55 +1,143 @@
-"""The command line: ``python -m helpers {train,sample,describe}``."""
+"""The command line: ``python -m helpers {train,sample,evaluate,describe}``."""
 
 from __future__ import annotations
 
 import argparse
+import ast
 import io
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
-from . import recipes, samplers, training, zoo
+from . import data, evaluation, generation, recipes, training, zoo
 
 __all__ = ["main"]
 
 LIMITS = {"n": 1000, "scale": 32}  # what one picture can show, and memory holds
 
+EXAMPLES = """examples:
+  python -m helpers describe
+  python -m helpers train digits-ddpm --out runs
+  python -m helpers train cifar10-edm --set n_steps=2000
+  python -m helpers train cifar10-edm --images holiday --size 64 --out runs/holiday
+  torchrun --nproc_per_node 2 -m helpers train cifar10-edm --set n_parts=2
+  python -m helpers sample digits-ddpm --n 64 --seed 1 --out digits.png
+  python -m helpers sample cifar10-edm --class ship --guidance 1.5 --steps 10 --out ships.png
+  python -m helpers evaluate cifar10-edm --n 5000 --seeds 0 1 2
+"""
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m helpers",
-        description="Train, sample and describe the models of the course.",
-        epilog="examples:\n  python -m helpers describe\n  python -m helpers train digits-ddpm --out runs\n"
-        "  python -m helpers sample digits-ddpm --n 64 --seed 1 --out digits.png",
+        description="Train, sample, evaluate and describe the models of the course.",
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    train = commands.add_parser("train", help="train a recipe; writes weights and a model card")
-    train.add_argument("name", choices=sorted(recipes.RECIPES))
-    train.add_argument("--out", type=Path, default=Path("runs"), help="folder to write to (default: runs)")
-    sample = commands.add_parser("sample", help="draw images from a shipped diffusion model")
-    sample.add_argument("name", choices=zoo.available())
-    sample.add_argument("--n", type=int, default=64, help="how many images (default: 64)")
-    sample.add_argument("--steps", type=int, default=50, help="DDIM steps (default: 50)")
-    sample.add_argument("--seed", type=int, default=0, help="seed of the noise (default: 0)")
-    sample.add_argument("--film", type=int, help="show this many moments of each image, from noise to sample, in a row")
-    sample.add_argument("--scale", type=int, default=4, help="enlarge each pixel this many times (default: 4)")
-    sample.add_argument(
-        "--out", type=Path, default=Path("samples.png"), help="PNG file to write (default: samples.png)"
-    )
+    _add_train(commands.add_parser("train", help="train a recipe; writes weights and a model card"))
+    _add_sample(commands.add_parser("sample", help="draw images from a diffusion model"))
+    _add_evaluate(commands.add_parser("evaluate", help="measure a model's images against real ones"))
     describe = commands.add_parser("describe", help="list recipes and shipped models, or show one model's card")
     describe.add_argument("name", nargs="?", help="a shipped model")
     return parser
 
 
-def _check_options(options: argparse.Namespace, total: int) -> None:
-    """Refuse what cannot work before any work is done; ``total`` is T of the model's schedule."""
-    for option, limit in {**LIMITS, "steps": total}.items():
+def _add_train(train: argparse.ArgumentParser) -> None:
+    train.add_argument("name", choices=sorted(recipes.RECIPES))
+    train.add_argument("--out", type=Path, default=Path("runs"), help="folder to write to (default: runs)")
+    train.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="SETTING=VALUE",
+        help="other settings than the recipe's, e.g. n_steps=2000 precision=float32",
+    )
+    train.add_argument("--images", type=Path, help="folder of pictures to train on instead of the recipe's data")
+    train.add_argument("--size", type=int, help="height and width for those pictures, divisible by 4 (default: 32)")
+    train.add_argument("--start", type=Path, help="weights (.safetensors) of an earlier run to go on from")
+
+
+def _add_model(command: argparse.ArgumentParser, steps: str) -> None:
+    command.add_argument("name", help="a shipped model, or the .safetensors file of your own")
+    command.add_argument("--steps", type=int, help=f"steps of the sampler (default: {steps})")
+    command.add_argument(
+        "--solver", default="unipc", choices=generation.SOLVERS, help="for models of continuous noise (default: unipc)"
+    )
+    command.add_argument("--guidance", type=float, default=1.0, help="scale of classifier-free guidance (default: 1)")
+
+
+def _add_sample(sample: argparse.ArgumentParser) -> None:
+    _add_model(sample, "50, or 18 for models of continuous noise")
+    sample.add_argument("--n", type=int, default=64, help="how many images (default: 64)")
+    sample.add_argument("--seed", type=int, default=0, help="seed of the noise (default: 0)")
+    sample.add_argument("--class", dest="label", help="a class by its name or number (default: all in turn)")
+    sample.add_argument("--film", type=int, help="show this many moments of each image, from noise to sample, in a row")
+    sample.add_argument("--scale", type=int, default=4, help="enlarge each pixel this many times (default: 4)")
+    sample.add_argument(
+        "--out", type=Path, default=Path("samples.png"), help="PNG file to write (default: samples.png)"
+    )
+
+
+def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
+    _add_model(evaluate, "50, or 18 for models of continuous noise")
+    evaluate.add_argument("--n", type=int, default=5000, help="how many images (default: 5000)")
+    evaluate.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of the noise (default: 0)")
+    evaluate.add_argument(
+        "--features", nargs="+", default=["effnetlite0"], help="feature spaces (default: effnetlite0)"
+    )
+    evaluate.add_argument("--out", type=Path, help="JSON file to write the results to")
+
+
+def _settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """``["n_steps=10", "decay=constant"]`` → ``{"n_steps": 10, "decay": "constant"}``."""
+    settings = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"expected --set SETTING=VALUE, got {pair!r}")
+        try:
+            settings[name] = ast.literal_eval(
+                {"true": "True", "false": "False", "none": "None"}.get(value.lower(), value)
+            )
+        except (ValueError, SyntaxError):
+            settings[name] = value
+    return settings
+
+
+def _load(name: str) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """A shipped model, or one from a file, with its card."""
+    return (zoo.load(name), zoo.card(name)) if not name.endswith(".safetensors") else zoo.load_file(name)
+
+
+def _card(name: str) -> dict[str, Any]:
+    return zoo.card(name) if not name.endswith(".safetensors") else zoo.load_file(name)[1]
+
+
+def _check_model_options(options: argparse.Namespace, card: dict[str, Any]) -> None:
+    """Refuse what cannot work before any work is done."""
+    continuous = generation.is_continuous(card)
+    total = 1000 if continuous else zoo.schedule_of(card).n_steps
+    if options.steps is None:
+        options.steps = generation.DEFAULT_STEPS["continuous" if continuous else "discrete"]
+    if not 1 <= options.steps <= total:
+        raise ValueError(f"expected --steps from 1 to {total}, got {options.steps}")
+    if not 0 <= options.guidance <= 20:
+        raise ValueError(f"expected --guidance from 0 to 20, got {options.guidance}")
+    if options.guidance != 1 and not generation.n_classes(card):
+        raise ValueError(f"expected no --guidance: {card['name']} knows no classes")
+
+
+def _check_options(options: argparse.Namespace, card: dict[str, Any]) -> None:
+    """The same for the options of ``sample``."""
+    _check_model_options(options, card)
+    for option, limit in LIMITS.items():
         if not 1 <= getattr(options, option) <= limit:
             raise ValueError(f"expected --{option} from 1 to {limit}, got {getattr(options, option)}")
     if not 0 <= options.seed < 2**63:
@@ -62,28 +150,85 @@ def _check_options(options: argparse.Namespace, total: int) -> None:
         raise ValueError(f"expected --out to be a file, got the folder {options.out}")
 
 
+def _class_number(label: str | None, card: dict[str, Any]) -> int | None:
+    if label is None:
+        return None
+    n = generation.n_classes(card)
+    names = data.CIFAR10.classes if n == len(data.CIFAR10.classes) else ()
+    if label in names:
+        return names.index(label)
+    if label.isdigit() and int(label) <= n and n:
+        return int(label)
+    known = ", ".join(names) if names else f"numbers from 0 to {n}" if n else f"no --class: {card['name']} knows none"
+    raise ValueError(f"expected {'--class out of ' if names else ''}{known}, got {label!r}")
+
+
 def _sample(options: argparse.Namespace) -> None:
-    info = zoo.card(options.name)
-    schedule = zoo.schedule_of(info)
-    _check_options(options, schedule.n_steps)
-    sampler = samplers.DDIMSampler(schedule, options.steps)
+    card = _card(options.name)
+    _check_options(options, card)
+    label = _class_number(options.label, card)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    channels = info["architecture"]["arguments"]["in_channels"]
-    x_T = torch.randn(options.n, channels, 16, 16, generator=torch.Generator().manual_seed(options.seed))
-    run = samplers.sample(zoo.load(options.name), sampler, x_T, clip_x0=1.0, return_trajectory=True, progress=True)
-    images, columns = run.samples, max(1, round(options.n**0.5))
+    model, _ = _load(options.name)
+    drawn = generation.draw(
+        model,
+        card,
+        options.n,
+        seed=options.seed,
+        steps=options.steps,
+        label=label,
+        guidance=options.guidance,
+        solver=options.solver,
+        return_states=options.film is not None,
+        progress=True,
+    )
+    images, columns = drawn.images, max(1, round(options.n**0.5))
     if options.film is not None:
         # Evenly spaced in the noise's share: evenly spaced in t, most moments would look like pure noise.
-        noise = (1 - sampler.schedule.alpha_bar(torch.tensor(run.timesteps))).sqrt()
+        noise = drawn.levels * (1 + drawn.levels**2).rsqrt()
         wanted = torch.linspace(1, 0, options.film, dtype=noise.dtype)
         moments = (noise - wanted[:, None]).abs().argmin(1)
-        images, columns = run.x[moments].transpose(0, 1).flatten(0, 1), options.film
+        images, columns = drawn.states[moments].transpose(0, 1).flatten(0, 1), options.film
     images = images.repeat_interleave(options.scale, 2).repeat_interleave(options.scale, 3)
     grid = make_grid((images.clamp(-1, 1) + 1) / 2, nrow=columns, padding=options.scale, pad_value=1.0)
     content = io.BytesIO()
     to_pil_image(grid).save(content, format="PNG")
     training.write_atomically(options.out, content.getvalue())
     print(f"wrote {options.out}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    card = _card(options.name)
+    _check_model_options(options, card)
+    if options.n < 100:
+        raise ValueError(f"expected --n of at least 100, got {options.n}")
+    features = {name: evaluation.load_features(name) for name in options.features}
+    model, _ = _load(options.name)
+    rows = []
+    for seed in options.seeds:
+        chosen = {"steps": options.steps, "guidance": options.guidance, "solver": options.solver}
+        images = generation.draw(model, card, options.n, seed=seed, **chosen, progress=True).images
+        classes = generation.n_classes(card)
+        labels = torch.arange(options.n) % classes if classes else None
+        for name, space in features.items():
+            row = evaluation.evaluate_images(images, name, features=space, labels=labels)
+            rows.append({"model": card["name"], "sha256": card["sha256"], "seed": seed, **chosen, **row})
+            print(f"seed {seed}  {row['label']} {row['frechet_distance']:.2f}  (N = {options.n})", flush=True)
+    if options.out:
+        training.write_atomically(options.out, (json.dumps(rows, indent=2) + "\n").encode())
+        print(f"wrote {options.out}")
+
+
+def _train(options: argparse.Namespace) -> None:
+    chosen = {key: value for key in ("images", "size", "start") if (value := getattr(options, key)) is not None}
+    if options.size is not None and (options.size < 4 or options.size % 4):
+        raise ValueError(f"expected --size divisible by 4, got {options.size}")
+    command = f"python -m helpers train {options.name}" + "".join(f" --set {pair}" for pair in options.set)
+    engine = training.accelerator() if training.is_launched() else None
+    path = recipes.run(
+        options.name, options.out, changes=_settings(options.set), command=command, accelerator=engine, **chosen
+    )
+    if engine is None or engine.is_main_process:
+        print(f"wrote {path} and its card")
 
 
 def _describe(name: str | None) -> None:
@@ -104,19 +249,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         if options.command == "train":
-            print(f"wrote {recipes.run(options.name, options.out)} and its card")
+            _train(options)
         elif options.command == "sample":
             _sample(options)
+        elif options.command == "evaluate":
+            _evaluate(options)
         else:
             _describe(options.name)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except training.TrainingDiverged as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
+        kept = options.command == "train" and recipes.RECIPES[options.name].own_images
+        what = f"the state is kept in {options.out / options.name}, and the same command goes on" if kept else ""
+        print(f"interrupted: {what or 'nothing was written'}", file=sys.stderr)
         return 130
     return 0
 

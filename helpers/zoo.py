@@ -15,13 +15,16 @@ from torch import nn
 
 from . import nn as networks
 from . import schedules, training
+from .diffusion import EDMPrecond
 from .schedules import NoiseSchedule
 
-__all__ = ["ARCHITECTURES", "available", "build", "card", "load", "schedule_of"]
+__all__ = ["ARCHITECTURES", "available", "build", "card", "load", "load_file", "schedule_of"]
 
 WEIGHTS = Path(__file__).parent / "weights"
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "CIFARNet": networks.CIFARNet,
+    "FastUNet": networks.FastUNet,
     "SimpleUNet": networks.SimpleUNet,
     "SmallClassifier": networks.SmallClassifier,
     "TimeMLP": networks.TimeMLP,
@@ -62,12 +65,21 @@ def card(name: str) -> dict[str, Any]:
 def build(architecture: Mapping[str, Any]) -> nn.Module:
     """An untrained network from a card's ``{"name": …, "arguments": {…}}``.
 
+    With ``"preconditioning": {"name": "EDM", "sigma_data": …}`` it is the denoiser around the network,
+    :class:`helpers.diffusion.EDMPrecond`.
+
     Raises:
-        ValueError: If the name is not in :data:`ARCHITECTURES`.
+        ValueError: If the name is not in :data:`ARCHITECTURES`, or the preconditioning is not known.
     """
     if architecture["name"] not in ARCHITECTURES:
         raise ValueError(f"expected one of {', '.join(ARCHITECTURES)}, got {architecture['name']!r}")
-    return ARCHITECTURES[architecture["name"]](**architecture["arguments"])
+    network = ARCHITECTURES[architecture["name"]](**architecture["arguments"])
+    around = architecture.get("preconditioning")
+    if around is None:
+        return network
+    if around["name"] != "EDM":
+        raise ValueError(f"expected the preconditioning EDM, got {around['name']!r}")
+    return EDMPrecond(network, around["sigma_data"])
 
 
 def schedule_of(info: Mapping[str, Any]) -> NoiseSchedule:
@@ -102,3 +114,29 @@ def load(name: str, weights: str = "ema") -> nn.Module:
     model = build(card(name)["architecture"])
     training.load_checkpoint(path, {weights: model})
     return model.eval().requires_grad_(False)
+
+
+def load_file(path: str | Path, weights: str = "ema") -> tuple[nn.Module, dict[str, Any]]:
+    """A model of your own, as ``python -m helpers train`` wrote it, and its card.
+
+    Only safetensors are read, only networks of :data:`ARCHITECTURES` are built: nothing in the files is ever executed.
+
+    Args:
+        path: The ``.safetensors`` file; its card lies beside it.
+        weights: As in :func:`load`.
+
+    Raises:
+        FileNotFoundError: If one of the two files is missing.
+        ValueError: If they do not belong together, or the card is damaged.
+    """
+    path = Path(path)
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        raise FileNotFoundError(f"no model card at {beside}")
+    try:
+        info = json.loads(beside.read_text("utf-8"))
+        model = build(info["architecture"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{beside.name} is no model card ({error!r}): get both files anew") from error
+    training.load_checkpoint(path, {weights: model})
+    return model.eval().requires_grad_(False), info

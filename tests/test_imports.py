@@ -28,6 +28,7 @@ ORDER = [
     "training",
     "evaluation",
     "zoo",
+    "generation",
     "recipes",
     "serving",
     "__main__",

@@ -39,7 +39,8 @@ def test_describe_lists_every_recipe(capsys: pytest.CaptureFixture[str]) -> None
     assert main(["describe"]) == 0
     lines = capsys.readouterr().out
     for recipe in recipes.RECIPES.values():
-        assert f"{recipe.name}  (ships; training: {recipe.expect})\n    {recipe.summary}\n" in lines
+        shipped = "ships" if recipe.name in zoo.available() else "not shipped"
+        assert f"{recipe.name}  ({shipped}; training: {recipe.expect})\n    {recipe.summary}\n" in lines
 
 
 def test_describe_says_what_does_not_ship(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,20 +199,70 @@ def test_a_model_that_draws_nothing_says_so(tmp_path: Path, capsys: pytest.Captu
 # ── train ─────────────────────────────────────────────────────────────────
 
 
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What ``recipes.run`` was asked for; nothing is trained."""
+    calls: list[dict[str, Any]] = []
+
+    def run(name: str, folder: Path, **options: Any) -> Path:
+        calls.append({"name": name, "folder": folder, **options})
+        return folder / "weights.safetensors"
+
+    monkeypatch.setattr(recipes, "run", run)
+    return calls
+
+
 def test_train_runs_the_recipe_and_says_where(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], asked: list[dict[str, Any]]
 ) -> None:
-    asked = []
-    monkeypatch.setattr(recipes, "run", lambda *given: asked.append(given) or given[1] / "weights.safetensors")
     assert main(["train", "digits-classifier", "--out", str(tmp_path)]) == 0
-    assert asked == [("digits-classifier", tmp_path)]
+    command = "python -m helpers train digits-classifier"
+    plain = {"changes": {}, "command": command, "accelerator": None}
+    assert asked == [{"name": "digits-classifier", "folder": tmp_path, **plain}]
     assert capsys.readouterr().out == f"wrote {tmp_path / 'weights.safetensors'} and its card\n"
+
+
+def test_train_hands_on_settings_pictures_and_weights(tmp_path: Path, asked: list[dict[str, Any]]) -> None:
+    settings = ["n_steps=20", "learning_rate=1e-4", "precision=float32", "channels_last=false", "ema_half_life=none"]
+    options = ["--set", *settings, "--images", "pictures", "--size", "48", "--start", "old.safetensors"]
+    assert main(["train", "cifar10-edm", "--out", str(tmp_path), *options]) == 0
+    assert asked[0]["changes"] == {
+        "n_steps": 20,
+        "learning_rate": 1e-4,
+        "precision": "float32",
+        "channels_last": False,
+        "ema_half_life": None,
+    }
+    assert (asked[0]["images"], asked[0]["size"], asked[0]["start"]) == (Path("pictures"), 48, Path("old.safetensors"))
+    assert asked[0]["command"].endswith(
+        "--set n_steps=20 --set learning_rate=1e-4 --set precision=float32 "
+        "--set channels_last=false --set ema_half_life=none"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--set", "n_steps"], "expected --set SETTING=VALUE, got 'n_steps'"),
+        (["--set", "steps=3"], "expected a setting out of n_steps, batch_size"),
+        (["--set", "n_steps=0"], "expected n_steps to be an integer >= 1, got 0"),
+        (["--set", "precision=half"], "expected precision 'float32' or 'bfloat16', got 'half'"),
+        (["--size", "30"], "expected --size divisible by 4, got 30"),
+        (["--images", "x"], "digits-classifier has data of its own"),
+    ],
+)
+def test_wrong_options_of_train_are_explained(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "digits-classifier", "--out", str(tmp_path / "new"), *options]) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_train_reports_divergence_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def diverge(recipe: recipes.Recipe, model: nn.Module) -> None:
+    def diverge(recipe: recipes.Recipe, model: nn.Module, job: recipes.Job) -> None:
         raise TrainingDiverged("the loss is nan at step 3: lower the learning rate")
 
     recipe = replace(recipes.RECIPES["digits-classifier"], run=diverge)
@@ -237,7 +288,6 @@ def test_train_into_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
         ([], "required: command"),
         (["draw"], "invalid choice: 'draw'"),
         (["sample"], "required: name"),
-        (["sample", "no-such-model"], "invalid choice: 'no-such-model'"),
         (["train", "no-such-recipe"], "invalid choice: 'no-such-recipe'"),
         (["sample", "digits-ddpm", "--n", "many"], "argument --n: invalid int value: 'many'"),
         (["sample", "digits-ddpm", "--count", "3"], "unrecognized arguments: --count"),

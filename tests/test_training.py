@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import math
 import os
@@ -12,6 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from helpers import training
 from helpers.diffusion import per_timestep_loss, simple_loss
@@ -67,6 +70,14 @@ def flat(model: nn.Module) -> Tensor:
         ({"decay": "linear"}, "decay"),
         ({"weight_decay": -0.1}, "weight_decay"),
         ({"betas": (0.9, 1.0)}, "betas"),
+        ({"ema_every": 0}, "ema_every"),
+        ({"n_parts": 0}, "n_parts"),
+        ({"n_parts": 3}, "n_parts = 3 divides, got 4"),
+        ({"decay_steps": 0, "decay": "cosine"}, "decay_steps"),
+        ({"decay_steps": 6, "decay": "cosine"}, "decay_steps up to .* = 5, got 6"),
+        ({"decay_steps": 4, "decay": "cosine", "warmup_steps": 2}, "decay_steps up to .* = 3, got 4"),
+        ({"decay_steps": 2}, "decay 'cosine' with decay_steps = 2, got 'constant'"),
+        ({"precision": "float16"}, "precision"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_refused_by_name(changes: dict[str, object], named: str) -> None:
@@ -88,6 +99,18 @@ def test_learning_rate_rises_linearly_and_falls_along_a_cosine() -> None:
     assert all(a > b > 0 for a, b in pairwise(falling))
     constant = TrainingConfig(110, learning_rate=0.2, warmup_steps=10)
     assert {constant.learning_rate_at(k) for k in range(10, 110)} == {0.2}
+
+
+def test_decay_may_begin_late() -> None:
+    late = TrainingConfig(110, learning_rate=0.2, warmup_steps=10, decay="cosine", decay_steps=20)
+    assert late.learning_rate_at(0) == pytest.approx(0.02)
+    assert {late.learning_rate_at(k) for k in range(10, 91)} == {0.2}
+    short = TrainingConfig(20, learning_rate=0.2, decay="cosine")  # what is left is a decay of its own
+    for k in range(20):
+        assert late.learning_rate_at(90 + k) == pytest.approx(short.learning_rate_at(k))
+    all_of_it = TrainingConfig(110, learning_rate=0.2, warmup_steps=10, decay="cosine", decay_steps=100)
+    usual = TrainingConfig(110, learning_rate=0.2, warmup_steps=10, decay="cosine")
+    assert [all_of_it.learning_rate_at(k) for k in range(110)] == [usual.learning_rate_at(k) for k in range(110)]
 
 
 def test_the_loop_uses_the_scheduled_rate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,16 +306,69 @@ def test_callback_sees_every_step_and_the_result_so_far() -> None:
     assert torch.equal(seen[-1][2], flat(result.ema))
 
 
+def test_the_average_may_follow_every_third_step() -> None:
+    """It then follows 3 batches at a time: the same half-life in images, and nothing of the 8th and the last step."""
+    weights = []
+    result = train(
+        network(), squared_error, POINTS, config(n_steps=8, ema_every=3, ema_half_life=30, ema_rampup=1e9),
+        callback=lambda step, so_far: weights.append(flat(so_far.model)), progress=False,
+    )  # fmt: skip
+    a = 0.5 ** (3 * 4 / 30)
+    expected = a * (a * flat(network()) + (1 - a) * weights[2]) + (1 - a) * weights[5]
+    torch.testing.assert_close(flat(result.ema), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("n_parts", [2, 4])
+def test_parts_of_a_batch_add_up_to_the_whole(n_parts: int) -> None:
+    """Without random numbers in the loss only the order of sums is left, and the order of the batches: all in one."""
+    plain = lambda m, x, g: (m(x) - x.sum(1, keepdim=True)).square().mean()  # noqa: E731
+    whole, parts = (
+        train(network().double(), plain, POINTS.double(), config(batch_size=12, n_parts=n), progress=False)
+        for n in (1, n_parts)
+    )
+    assert parts.losses == pytest.approx(whole.losses, rel=1e-12)
+    assert parts.grad_norms == pytest.approx(whole.grad_norms, rel=1e-12)
+    torch.testing.assert_close(flat(parts.model), flat(whole.model), rtol=1e-10, atol=1e-12)
+
+
+def test_each_part_has_random_numbers_of_its_own() -> None:
+    drawn: list[Tensor] = []
+
+    def loss(model: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
+        drawn.append(torch.cat([torch.randn(2, generator=generator), torch.randn(2)]))  # dropout draws the latter
+        return squared_error(model, x, generator)
+
+    run(network(), loss, n_parts=2, n_steps=2)
+    assert len({tuple(numbers.tolist()) for numbers in drawn}) == 4
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "channels_last", "fused"])
+def test_fast_options_change_the_numbers_little(name: str) -> None:
+    options = {"precision": "bfloat16"} if name == "bfloat16" else {name: True}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Unflatten(1, (2, 1, 1)), nn.Conv2d(2, 4, 1), nn.Flatten(), nn.Tanh(), nn.Linear(4, 1))
+    plain, fast = (run(copy.deepcopy(model), n_steps=10, **changes) for changes in ({}, options))
+    assert fast.losses == pytest.approx(plain.losses, rel=0.02 if name == "bfloat16" else 1e-5)
+    if name == "bfloat16":
+        assert fast.losses != plain.losses  # it was at work
+    assert all(p.dtype == torch.float32 for p in fast.model.parameters())
+
+
 def test_no_average_where_none_is_asked_for() -> None:
     assert run(network(), ema_half_life=None).ema is None
 
 
-def test_progress_bar_obeys_the_environment(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+@pytest.mark.parametrize("hidden", [False, True])
+def test_progress_bar_obeys_the_environment(
+    hidden: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """tqdm reads TQDM_DISABLE once, when it is imported, and makes it the default of its argument ``disable``."""
+    monkeypatch.setattr(training.loop, "tqdm", functools.partial(tqdm, disable=hidden))
     train(network(), squared_error, POINTS, config(), progress=False)
     assert capsys.readouterr().err == ""
     train(network(), squared_error, POINTS, config(), progress=True)
-    assert "5/5" in capsys.readouterr().err
+    assert ("5/5" in capsys.readouterr().err) != hidden
 
 
 # ── what goes wrong ───────────────────────────────────────────────────────

@@ -25,7 +25,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from .schedules import NoiseSchedule, expand_like
+from ..schedules import NoiseSchedule, expand_like
 
 __all__ = [
     "Model",
@@ -34,6 +34,7 @@ __all__ = [
     "from_x0",
     "per_timestep_loss",
     "predict_x0",
+    "predict_x0_at",
     "q_posterior",
     "q_sample",
     "q_step",
@@ -124,8 +125,27 @@ def predict_x0(
     Raises:
         ValueError: For an unknown parametrization or shapes that do not fit.
     """
+    return predict_x0_at(prediction, x_t, schedule.alpha_bar(t), parametrization)
+
+
+def predict_x0_at(
+    prediction: Tensor, x_t: Tensor, alpha_bar: Tensor, parametrization: Parametrization = "eps"
+) -> Tensor:
+    """:func:`predict_x0` where ᾱ itself is known, as in continuous time.
+
+    Args:
+        prediction: What the network gave, shape of ``x_t``.
+        x_t: Noisy images (B, …).
+        alpha_bar: ᾱ in (0, 1], shape (B,) or ().
+        parametrization: What the prediction is.
+
+    Returns:
+        Shape of ``x_t``.
+
+    Raises:
+        ValueError: For an unknown parametrization or shapes that do not fit.
+    """
     _check_pair(x_t, prediction, "prediction")
-    alpha_bar = schedule.alpha_bar(t)
     signal, noise = expand_like(alpha_bar.sqrt(), x_t), expand_like((1 - alpha_bar).sqrt(), x_t)
     if parametrization == "x0":
         return prediction

@@ -2,18 +2,24 @@
 
 * :class:`SinusoidalTimeEmbedding`, :class:`ResidualBlock`, :class:`AttentionBlock`, :class:`SimpleUNet`:
   the assignment's blocks, with its signatures and attribute names, so that its state dicts load.
+* :class:`FastUNet`: two resolutions, class-conditional, made for speed.
 * :class:`TimeMLP`: for points in the plane.
-* :class:`SmallClassifier`: whose features measure distances between sets of digits.
+* :class:`SmallClassifier`, :class:`CIFARNet`: whose features measure distances between sets of digits, or of colour
+  pictures.
 """
 
 from .blocks import AttentionBlock, ResidualBlock
+from .cifarnet import CIFARNet
 from .classifier import SmallClassifier
 from .embeddings import SinusoidalTimeEmbedding, sinusoidal_embedding
+from .fast_unet import FastUNet
 from .mlp import TimeMLP
 from .unet import SimpleUNet
 
 __all__ = [
     "AttentionBlock",
+    "CIFARNet",
+    "FastUNet",
     "ResidualBlock",
     "SimpleUNet",
     "SinusoidalTimeEmbedding",

@@ -1,50 +1,19 @@
-"""What is trained how: one dataclass a model, one command to run it.
-
-``python -m helpers train NAME`` trains a recipe and writes weights and card; the results that ship in
-``helpers/weights`` were made by exactly that command.
-"""
+"""The models of handwritten digits, trained in minutes from data that ships with scikit-learn."""
 
 from __future__ import annotations
-
-import platform
-import tempfile
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import __version__, data, diffusion, evaluation, samplers, training, zoo
-from .training import TrainingConfig
+from .. import data, diffusion, evaluation, samplers, training, zoo
+from ..training import TrainingConfig
+from ._recipe import Job, Outcome, Recipe
 
-__all__ = ["RECIPES", "Recipe", "digit_distance", "run"]
+__all__ = ["RECIPES", "digit_distance"]
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """A model, its data and how it is trained.
-
-    Attributes:
-        name: Name of the model, as in ``helpers/weights``.
-        summary: One sentence for people.
-        architecture: ``{"name": …, "arguments": {…}}``, see :data:`helpers.zoo.ARCHITECTURES`.
-        schedule: The noise schedule in the same form, or None.
-        config: How to train.
-        expect: Time and result to expect, in words.
-        run: Trains and measures: ``(recipe, model) -> (result, metrics)``.
-    """
-
-    name: str
-    summary: str
-    architecture: Mapping[str, Any]
-    schedule: Mapping[str, Any] | None
-    config: TrainingConfig
-    expect: str
-    run: Callable[[Recipe, nn.Module], tuple[training.TrainingResult, dict[str, Any]]]
+DATA = "scikit-learn's digits (UCI Optical Recognition of Handwritten Digits, CC BY 4.0), 1,438 for training"
+SHAPE = (1, 16, 16)
 
 
 def digit_distance(samples: Tensor) -> float:
@@ -66,7 +35,7 @@ def digit_distance(samples: Tensor) -> float:
     return evaluation.frechet_distance(reference, other)
 
 
-def _train_digits_ddpm(recipe: Recipe, model: nn.Module) -> tuple[training.TrainingResult, dict[str, Any]]:
+def _train_digits_ddpm(recipe: Recipe, model: nn.Module, job: Job) -> Outcome:
     digits = data.digits(16)
     schedule = zoo.schedule_of({"schedule": recipe.schedule})
 
@@ -76,9 +45,11 @@ def _train_digits_ddpm(recipe: Recipe, model: nn.Module) -> tuple[training.Train
     def loss(network: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
         return diffusion.simple_loss(network, x, schedule, generator)
 
-    result = training.train(model, loss, digits.train, recipe.config)
+    result = training.train(
+        model, loss, digits.train, recipe.config, accelerator=job.accelerator, progress=job.progress
+    )
     samples = samplers.sample(result.ema, samplers.DDIMSampler(schedule, 50), x_T, clip_x0=1.0)
-    return result, {
+    metrics = {
         "final_loss": sum(result.losses[-100:]) / len(result.losses[-100:]),
         "frechet_distance": digit_distance(samples),
         "frechet_distance_held_out": floor,
@@ -87,9 +58,10 @@ def _train_digits_ddpm(recipe: Recipe, model: nn.Module) -> tuple[training.Train
         "sampler": "DDIM, 50 steps, eta 0, seed 0, clip_x0 1.0",
         "features": "digits-classifier",
     }
+    return Outcome(result, metrics, DATA, SHAPE)
 
 
-def _train_digits_classifier(recipe: Recipe, model: nn.Module) -> tuple[training.TrainingResult, dict[str, Any]]:
+def _train_digits_classifier(recipe: Recipe, model: nn.Module, job: Job) -> Outcome:
     digits = data.digits(16)
 
     def loss(network: nn.Module, index: Tensor, generator: torch.Generator) -> Tensor:
@@ -97,90 +69,40 @@ def _train_digits_classifier(recipe: Recipe, model: nn.Module) -> tuple[training
         noisy = x + 0.1 * torch.randn(x.shape, generator=generator)
         return F.cross_entropy(network(noisy), digits.train_labels[index], label_smoothing=0.1)
 
-    result = training.train(model, loss, torch.arange(len(digits.train)), recipe.config)
+    result = training.train(
+        model, loss, torch.arange(len(digits.train)), recipe.config, accelerator=job.accelerator, progress=job.progress
+    )
     with torch.no_grad():
         correct = result.ema(digits.test).argmax(1) == digits.test_labels
-    return result, {"test_accuracy": correct.double().mean().item(), "n_test": len(correct)}
+    return Outcome(result, {"test_accuracy": correct.double().mean().item(), "n_test": len(correct)}, DATA, SHAPE)
 
 
-RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe(
-            name="digits-classifier",
-            summary="A small classifier of 16×16 digits; its 64 features measure distances between sets of digits.",
-            architecture={"name": "SmallClassifier", "arguments": {"size": 16}},
-            schedule=None,
-            config=TrainingConfig(600, 128, 2e-3, warmup_steps=20, decay="cosine", weight_decay=0.05),
-            expect="about 5 seconds on 2 cores",
-            run=_train_digits_classifier,
-        ),
-        Recipe(
-            name="digits-ddpm",
-            summary="The assignment's U-Net at a quarter of its width, trained as a DDPM on 16×16 digits.",
-            architecture={
-                "name": "SimpleUNet",
-                "arguments": {
-                    "in_channels": 1,
-                    "out_channels": 1,
-                    "time_emb_dim": 32,
-                    "base_channels": 16,
-                    "dropout": 0.0,
-                },
+RECIPES = (
+    Recipe(
+        name="digits-classifier",
+        summary="A small classifier of 16×16 digits; its 64 features measure distances between sets of digits.",
+        architecture={"name": "SmallClassifier", "arguments": {"size": 16}},
+        schedule=None,
+        config=TrainingConfig(600, 128, 2e-3, warmup_steps=20, decay="cosine", weight_decay=0.05),
+        expect="about 5 seconds on 2 cores",
+        run=_train_digits_classifier,
+    ),
+    Recipe(
+        name="digits-ddpm",
+        summary="The assignment's U-Net at a quarter of its width, trained as a DDPM on 16×16 digits.",
+        architecture={
+            "name": "SimpleUNet",
+            "arguments": {
+                "in_channels": 1,
+                "out_channels": 1,
+                "time_emb_dim": 32,
+                "base_channels": 16,
+                "dropout": 0.0,
             },
-            schedule={"name": "LinearSchedule", "arguments": {"n_steps": 1000}},
-            config=TrainingConfig(3000, 64, 2e-3, warmup_steps=100, decay="cosine"),
-            expect="about 3 minutes on 2 quiet cores",
-            run=_train_digits_ddpm,
-        ),
-    )
-}
-"""Every recipe by its name."""
-
-
-def run(name: str, folder: str | Path) -> Path:
-    """Train a recipe and write ``folder/name.safetensors`` with its card beside it.
-
-    Args:
-        name: A key of :data:`RECIPES`.
-        folder: Where to write; made if missing, and tried before the training begins.
-
-    Returns:
-        The path of the weights.
-
-    Raises:
-        ValueError: For an unknown name.
-        OSError: If the folder cannot be written to.
-        TrainingDiverged: If a loss is not finite; nothing is written.
-    """
-    if name not in RECIPES:
-        raise ValueError(f"expected a recipe out of {', '.join(RECIPES)}, got {name!r}")
-    recipe = RECIPES[name]
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.config.seed)
-        model = zoo.build(recipe.architecture)
-    start = time.perf_counter()
-    result, metrics = recipe.run(recipe, model)
-    info = {
-        "name": name,
-        "summary": recipe.summary,
-        "architecture": recipe.architecture,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "schedule": recipe.schedule,
-        "data": "scikit-learn's digits (UCI Optical Recognition of Handwritten Digits, CC BY 4.0), 1,438 for training",
-        "config": asdict(recipe.config),
-        "images_seen": recipe.config.n_steps * recipe.config.batch_size,
-        "minutes": round((time.perf_counter() - start) / 60, 2),
-        "metrics": metrics,
-        "command": f"python -m helpers train {name}",
-        "limits": "Toy data of 16×16 grey pixels; for teaching only.",
-        "versions": {
-            "helpers": __version__,
-            "torch": torch.__version__.split("+")[0],
-            "python": platform.python_version(),
         },
-    }
-    return training.save_checkpoint(Path(folder) / f"{name}.safetensors", {"ema": result.ema}, info)
+        schedule={"name": "LinearSchedule", "arguments": {"n_steps": 1000}},
+        config=TrainingConfig(3000, 64, 2e-3, warmup_steps=100, decay="cosine"),
+        expect="about 3 minutes on 2 quiet cores",
+        run=_train_digits_ddpm,
+    ),
+)

@@ -7,7 +7,9 @@ Fit a Gaussian to each set's features; the distance between the two Gaussians
           + \mathrm{tr}\bigl(\Sigma_1 + \Sigma_2 - 2(\Sigma_1^{1/2}\Sigma_2\Sigma_1^{1/2})^{1/2}\bigr).
 
 It depends on the features and on the number of images (fewer images: larger). Compare only distances that share both,
-and always with real-against-real, the floor.
+and always with real-against-real, the floor. The excess falls about as 1/N, so that a line through distances at several
+N, read off at 1/N = 0, is nearly free of it (Chong & Forsyth 2020, arXiv:1911.07023): :func:`frechet_at_infinity`.
+The number of *reference* images is not extrapolated; :mod:`helpers.evaluation.kernel` has a distance without such bias.
 """
 
 from __future__ import annotations
@@ -18,7 +20,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-__all__ = ["FeatureStatistics", "extract_features", "feature_statistics", "frechet_distance"]
+__all__ = [
+    "FeatureStatistics",
+    "extract_features",
+    "feature_statistics",
+    "frechet_at_infinity",
+    "frechet_distance",
+]
 
 
 @dataclass(frozen=True)
@@ -89,3 +97,33 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     cross = torch.linalg.eigvalsh(root @ b.covariance @ root).clamp_min(0).sqrt().sum()
     distance = (a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace() - 2 * cross
     return max(float(distance), 0.0)
+
+
+def frechet_at_infinity(
+    features: Tensor, reference: FeatureStatistics, generator: torch.Generator, n_points: int = 6
+) -> float:
+    """The Fréchet distance that infinitely many images would have, extrapolated linearly in 1/N.
+
+    The subsets are drawn without replacement, evenly spaced in N from a quarter of the images to all.
+
+    Args:
+        features: (N, F), N ≥ 8.
+        reference: What to compare with.
+        generator: Draws the subsets.
+        n_points: At how many N the distance is measured, at least 2.
+
+    Raises:
+        ValueError: If there are too few images or points, or the numbers of features differ.
+    """
+    if features.ndim != 2 or len(features) < 8 or n_points < 2:
+        raise ValueError(
+            f"expected features (N, F) with N >= 8 and n_points >= 2, got {tuple(features.shape)} and {n_points}"
+        )
+    sizes = torch.linspace(len(features) // 4, len(features), n_points).round().long()
+    distances = []
+    for size in sizes.tolist():
+        subset = features[torch.randperm(len(features), generator=generator)[:size]]
+        distances.append(frechet_distance(feature_statistics(subset), reference))
+    design = torch.stack([torch.ones(n_points, dtype=torch.float64), 1 / sizes.double()], dim=1)
+    line = torch.linalg.lstsq(design, torch.tensor(distances, dtype=torch.float64)[:, None]).solution
+    return float(line[0, 0])

@@ -1,0 +1,173 @@
+"""Pictures from a shipped model, whatever kind it is: one function for the command line, the lessons and the service.
+
+A model of discrete time (its card names a noise schedule) is sampled by DDIM; a model of continuous noise (its card
+names a preconditioning) by a few-step solver of the probability-flow ODE, with classifier-free guidance if it knows
+classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import samplers, schedules, zoo
+
+__all__ = ["DEFAULT_STEPS", "Drawn", "draw", "n_classes", "solver_of"]
+
+DEFAULT_STEPS = {"discrete": 50, "continuous": 18}
+"""Steps where nobody says how many."""
+
+SOLVERS = {
+    "euler": samplers.Euler,
+    "heun": samplers.Heun,
+    "dpmpp2m": samplers.DPMSolverPP2M,
+    "ipndm": samplers.IPNDM,
+    "unipc": samplers.UniPC,
+}
+
+GUIDANCE_INTERVAL = (0.2, 5.0)
+"""Noise levels at which guidance acts: at high ones it costs variety, at low ones it does nothing of use
+(Kynkäänniemi et al. 2024, arXiv:2404.07724)."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What :func:`draw` gives back.
+
+    Attributes:
+        images: (N, C, H, W), clipped to [−1, 1].
+        states: (S + 1, N, C, H, W): the noisy states, first to last, on one scale as in a variance-preserving process;
+            or None.
+        levels: (S + 1,): the noise level σ of each state, or None.
+    """
+
+    images: Tensor
+    states: Tensor | None = None
+    levels: Tensor | None = None
+
+
+def solver_of(name: str) -> samplers.Solver:
+    """A solver by its short name.
+
+    Raises:
+        ValueError: For an unknown one.
+    """
+    if name not in SOLVERS:
+        raise ValueError(f"expected a solver out of {', '.join(SOLVERS)}, got {name!r}")
+    return SOLVERS[name]()
+
+
+def is_continuous(card: Mapping[str, Any]) -> bool:
+    """Whether a card is that of a model of continuous noise.
+
+    Raises:
+        ValueError: If it is no diffusion model at all.
+    """
+    if "preconditioning" in card["architecture"]:
+        return True
+    zoo.schedule_of(card)
+    return False
+
+
+def n_classes(card: Mapping[str, Any]) -> int:
+    """How many classes a model can be asked for; 0 if it knows none."""
+    return card["architecture"]["arguments"].get("n_classes", 0)
+
+
+def _labels(card: Mapping[str, Any], label: int | Tensor | None, n: int) -> Tensor | None:
+    classes = n_classes(card)
+    if label is None:
+        return torch.arange(n) % classes if classes else None
+    if not classes:
+        raise ValueError(f"expected no class: {card['name']} knows none")
+    labels = torch.as_tensor(label).expand(n) if torch.as_tensor(label).ndim == 0 else torch.as_tensor(label)
+    if labels.shape != (n,) or bool((labels < 0).any()) or bool((labels > classes).any()):
+        raise ValueError(f"expected {n} classes from 0 to {classes} ({classes} for none), got {label}")
+    return labels
+
+
+@torch.no_grad()
+def draw(
+    model: nn.Module,
+    card: Mapping[str, Any],
+    n: int,
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    label: int | Tensor | None = None,
+    guidance: float = 1.0,
+    solver: str = "unipc",
+    batch_size: int = 100,
+    return_states: bool = False,
+    progress: bool = False,
+) -> Drawn:
+    """Draw ``n`` pictures.
+
+    Args:
+        model: From :func:`helpers.zoo.load`.
+        card: From :func:`helpers.zoo.card`.
+        n: How many.
+        seed: Of the noise from which they form; the first pictures are the same whatever ``n`` is.
+        steps: Steps of the sampler; evaluations of the network for all solvers but Heun's, which needs two a step.
+        label: One class for all, or a class for each (n,), or None: all classes in turn, if there are any.
+        guidance: Scale of classifier-free guidance; 1 is none.
+        solver: For models of continuous noise: one of euler, heun, dpmpp2m, ipndm, unipc.
+        batch_size: Pictures at a time.
+        return_states: Whether to keep the states on the way.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ValueError: For a model that is no diffusion model, a class or guidance for one that knows no classes, or
+            numbers that make no sense.
+    """
+    if n < 1 or batch_size < 1:
+        raise ValueError(f"expected n and batch_size >= 1, got {n} and {batch_size}")
+    continuous = is_continuous(card)
+    if guidance != 1 and not n_classes(card):
+        raise ValueError(f"expected guidance 1: {card['name']} knows no classes to guide towards")
+    steps = steps or DEFAULT_STEPS["continuous" if continuous else "discrete"]
+    noise = torch.randn(n, *card["shape"], generator=torch.Generator().manual_seed(seed))
+    labels = _labels(card, label, n)
+    parts = []
+    for part in torch.arange(n).split(batch_size):
+        given = None if labels is None else labels[part]
+        if continuous:
+            states, levels = _continuous(_guided(model, card, guidance), noise[part], steps, given, solver, progress)
+        else:
+            states, levels = _discrete(model, zoo.schedule_of(card), noise[part], steps, progress)
+        parts.append(states if return_states else states[-1:])
+    states = torch.cat(parts, dim=1)
+    images = states[-1].clamp(-1, 1)
+    return Drawn(images, states, levels) if return_states else Drawn(images)
+
+
+def _guided(model: nn.Module, card: Mapping[str, Any], guidance: float) -> samplers.Denoiser:
+    if guidance == 1:
+        return model
+    return samplers.Guided(model, guidance, GUIDANCE_INTERVAL, n_classes=n_classes(card))
+
+
+def _discrete(
+    model: nn.Module, schedule: schedules.NoiseSchedule, noise: Tensor, steps: int, progress: bool
+) -> tuple[Tensor, Tensor]:
+    """States (S + 1, B, …) and their σ."""
+    sampler = samplers.DDIMSampler(schedule, steps)
+    run = samplers.sample(model, sampler, noise, clip_x0=1.0, return_trajectory=True, progress=progress)
+    return run.x, schedules.sigma_from_alpha_bar(schedule.alpha_bar(torch.tensor(run.timesteps)))
+
+
+def _continuous(
+    denoiser: samplers.Denoiser, noise: Tensor, steps: int, label: Tensor | None, solver: str, progress: bool
+) -> tuple[Tensor, Tensor]:
+    """States (S + 1, B, …), each divided by √(1 + σ²) so that all are seen on one scale, and their σ."""
+    sigmas = schedules.append_zero(schedules.karras_sigmas(steps))
+    x_T = noise * sigmas[0].item()
+    run = samplers.sample_ode(
+        denoiser, solver_of(solver), x_T, sigmas, label=label, return_trajectory=True, progress=progress
+    )
+    scale = (run.sigmas**2 + 1).rsqrt().to(noise.dtype)
+    return run.x * scale.reshape(-1, *[1] * noise.ndim), run.sigmas

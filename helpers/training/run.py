@@ -1,0 +1,202 @@
+"""A folder in which a long training lives: checkpoints to go on from, and a log.
+
+``checkpoint.safetensors`` holds *everything* that the next step depends on: weights, average, optimiser, random states
+and the position in the data. It is one file, replaced by one rename, so that it is whole at any moment, whatever
+happens. ``log.jsonl`` has one line for every few steps.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from .files import temporaries_of, write_atomically
+
+__all__ = ["Run", "StopRequest"]
+
+_START_ANEW = "remove it to start anew"
+
+
+@dataclass
+class Run:
+    """Where a training keeps its state, and how often.
+
+    Attributes:
+        folder: Made if missing. A checkpoint that is there already is gone on from.
+        identity: What must agree between a checkpoint and the training that goes on from it: anything JSON can hold.
+            What may change from one session to the next, such as the number of steps, is left out.
+        every_minutes: Time between checkpoints.
+        log_every: Steps between lines of the log.
+
+    Raises:
+        ValueError: If ``identity`` is not JSON, or a number makes no sense.
+    """
+
+    folder: Path
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    every_minutes: float = 5.0
+    log_every: int = 50
+
+    def __post_init__(self) -> None:
+        if not self.every_minutes >= 0:
+            raise ValueError(f"expected every_minutes >= 0, got {self.every_minutes}")
+        if not isinstance(self.log_every, int) or self.log_every < 1:
+            raise ValueError(f"expected log_every to be an integer >= 1, got {self.log_every!r}")
+        try:
+            self.identity = json.loads(json.dumps(self.identity))  # as it comes back from a file: tuples are lists
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"expected an identity that JSON can hold: {error}") from error
+        self.folder = Path(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._saved_at = time.monotonic()
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file of the last good state."""
+        return self.folder / "checkpoint.safetensors"
+
+    @property
+    def log(self) -> Path:
+        """The file of the log."""
+        return self.folder / "log.jsonl"
+
+    def is_due(self) -> bool:
+        """Whether it is time for the next checkpoint."""
+        return time.monotonic() - self._saved_at >= 60 * self.every_minutes
+
+    def save(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Replace the checkpoint; on an error the old one is kept.
+
+        Raises:
+            OSError: If it cannot be written, for example because the disk is full.
+        """
+        plain = {
+            key: value.detach().cpu().clone(memory_format=torch.contiguous_format)  # safetensors refuses shared memory
+            for key, value in tensors.items()
+        }
+        metadata = {"state": json.dumps({**state, "identity": self.identity, "checksum": _checksum(plain)})}
+        try:
+            write_atomically(self.checkpoint, safetensors.torch.save(plain, metadata))
+        except OSError as error:
+            kept = "the last one is kept" if self.checkpoint.exists() else "there is none yet"
+            reason = f"no checkpoint could be written, {kept} ({error.strerror or error})"
+            raise OSError(error.errno, reason, str(self.checkpoint)) from error
+        self._saved_at = time.monotonic()
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Tensors and state of the last checkpoint, or None where there is none.
+
+        Raises:
+            ValueError: If the file is damaged, or belongs to another training (the message names what differs).
+        """
+        if not self.checkpoint.exists():
+            return None
+        try:
+            with safetensors.safe_open(self.checkpoint, "pt") as file:
+                state = json.loads((file.metadata() or {})["state"])
+                # Copies: the tensors themselves are windows into the file, which is about to be replaced.
+                tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (not a dictionary)
+            identity = state["identity"]
+        except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{self.checkpoint} is damaged or no checkpoint ({error}): {_START_ANEW}") from error
+        self.check_same(self.identity, identity)
+        if state.get("checksum", checksum := _checksum(tensors)) != checksum:
+            raise ValueError(f"{self.checkpoint} is damaged (its checksum differs): {_START_ANEW}")
+        return tensors, state
+
+    def check_same(self, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+        """Refuse a checkpoint that is described by ``found`` if that is not what is ``wanted``.
+
+        Raises:
+            ValueError: With the names and values of what differs.
+        """
+        wanted, found = _flat(wanted), _flat(found)
+        differing = [key for key in {**wanted, **found} if wanted.get(key) != found.get(key)]
+        if differing:
+            details = "; ".join(f"{key}: expected {wanted.get(key)!r}, got {found.get(key)!r}" for key in differing)
+            raise ValueError(f"{self.checkpoint} is of another training ({details}): choose another folder")
+
+    def append_log(self, entry: Mapping[str, Any]) -> None:
+        """Add one line to the log."""
+        with self.log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """All entries of the log; a last line that was cut off is left out."""
+        if not self.log.exists():
+            return []
+        entries = []
+        for line in self.log.read_text("utf-8", errors="replace").splitlines():
+            try:
+                entries.append(json.loads(line))
+            except ValueError:
+                break
+        return entries
+
+    def tidy(self, step: int) -> None:
+        """Forget what was logged after ``step``, for those steps will be made again, and what was left half written."""
+        for unfinished in (*temporaries_of(self.checkpoint), *temporaries_of(self.log)):
+            unfinished.unlink(missing_ok=True)
+        if self.log.exists():
+            kept = [entry for entry in self.read_log() if entry["step"] <= step]
+            write_atomically(self.log, "".join(json.dumps(entry) + "\n" for entry in kept).encode())
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> int:
+    """CRC-32 of all names and bytes: safetensors itself notices a file cut short, but no changed byte."""
+    value = 0
+    for name in sorted(tensors):
+        value = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), zlib.crc32(name.encode(), value))
+    return value
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted names."""
+    flat: dict[str, Any] = {}
+    for key, entry in value.items():
+        flat |= _flat(entry, f"{prefix}{key}.") if isinstance(entry, Mapping) else {f"{prefix}{key}": entry}
+    return flat
+
+
+class StopRequest:
+    """Ctrl-C and SIGTERM, remembered until the step is complete; a second Ctrl-C stops at once.
+
+    Attributes:
+        received: Whether one came.
+    """
+
+    def __init__(self) -> None:
+        self.received = False
+
+    def _remember(self, signum: int, frame: object) -> None:
+        if self.received and signum == signal.SIGINT:  # schedulers repeat SIGTERM: that is no impatience
+            raise KeyboardInterrupt
+        self.received = True
+
+    @contextmanager
+    def watching(self) -> Iterator[StopRequest]:
+        """Catch both signals inside, where that is possible: in the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        kinds = [signal.SIGINT] + ([signal.SIGTERM] if os.name == "posix" else [])
+        before = {kind: signal.signal(kind, self._remember) for kind in kinds}
+        try:
+            yield self
+        finally:
+            for kind, handler in before.items():
+                signal.signal(kind, signal.SIG_DFL if handler is None else handler)  # None: not set from Python

@@ -1,0 +1,122 @@
+"""Tests of helpers.generation: one function draws from models of both kinds, the same pictures alone and in a batch."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from helpers import generation, samplers, schedules, zoo
+from helpers.diffusion import EDMPrecond
+from helpers.nn import FastUNet
+
+EDM_CARD: dict[str, Any] = {
+    "name": "small",
+    "architecture": {
+        "name": "FastUNet",
+        "arguments": {"n_classes": 3, "channels": [64, 64], "blocks": [1, 1, 1, 1], "emb_channels": 16},
+        "preconditioning": {"name": "EDM", "sigma_data": 0.5},
+    },
+    "shape": [3, 8, 8],
+    "schedule": None,
+}
+
+
+@pytest.fixture(scope="module")
+def edm() -> EDMPrecond:
+    """A small denoiser of three classes, its zero layers filled so that class and time matter."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = zoo.build(EDM_CARD["architecture"])
+        for parameter in model.parameters():
+            if not parameter.any():
+                nn.init.normal_(parameter, std=0.05)
+    return model.eval().requires_grad_(False)
+
+
+def test_a_discrete_model_is_sampled_by_ddim() -> None:
+    card = zoo.card("digits-ddpm")
+    model = zoo.load("digits-ddpm")
+    x_T = torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(4))
+    wanted = samplers.sample(model, samplers.DDIMSampler(zoo.schedule_of(card), 5), x_T, clip_x0=1.0)
+    drawn = generation.draw(model, card, 3, seed=4, steps=5)
+    torch.testing.assert_close(drawn.images, wanted.clamp(-1, 1))
+    assert drawn.states is None
+    assert drawn.levels is None
+
+
+def test_a_continuous_model_is_sampled_by_the_solver(edm: EDMPrecond) -> None:
+    sigmas = schedules.append_zero(schedules.karras_sigmas(4))
+    noise = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(4))
+    label = torch.tensor([2, 2, 2])
+    guided = samplers.Guided(edm, 2.0, generation.GUIDANCE_INTERVAL, n_classes=3)
+    wanted = samplers.sample_ode(guided, samplers.Heun(), noise * sigmas[0].item(), sigmas, label=label)
+    drawn = generation.draw(edm, EDM_CARD, 3, seed=4, steps=4, label=2, guidance=2.0, solver="heun")
+    torch.testing.assert_close(drawn.images, wanted.clamp(-1, 1))
+
+
+def test_classes_come_in_turn_unless_one_is_asked_for(edm: EDMPrecond) -> None:
+    options: dict[str, Any] = {"seed": 1, "steps": 2}
+    turn = generation.draw(edm, EDM_CARD, 4, **options).images
+    given = generation.draw(edm, EDM_CARD, 4, label=torch.tensor([0, 1, 2, 0]), **options).images
+    torch.testing.assert_close(turn, given)
+    one = generation.draw(edm, EDM_CARD, 4, label=1, **options).images
+    torch.testing.assert_close(one[1], turn[1])
+    assert (one[2] - turn[2]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("solver", generation.SOLVERS)
+def test_the_size_of_the_batch_does_not_matter(solver: str, edm: EDMPrecond) -> None:
+    options: dict[str, Any] = {"seed": 3, "steps": 3, "guidance": 1.5, "solver": solver}
+    together = generation.draw(edm, EDM_CARD, 5, **options).images
+    apart = generation.draw(edm, EDM_CARD, 5, batch_size=2, **options).images
+    torch.testing.assert_close(apart, together, atol=1e-4, rtol=0)
+    fewer = generation.draw(edm, EDM_CARD, 2, **options).images
+    torch.testing.assert_close(fewer, together[:2], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["discrete", "continuous"])
+def test_states_lead_from_unit_noise_to_the_images(kind: str, edm: EDMPrecond) -> None:
+    model, card = (edm, EDM_CARD) if kind == "continuous" else (zoo.load("digits-ddpm"), zoo.card("digits-ddpm"))
+    drawn = generation.draw(model, card, 40, steps=3, batch_size=30, return_states=True)
+    assert drawn.states.shape == (4, 40, *card["shape"])
+    assert drawn.levels.shape == (4,)
+    assert drawn.levels[-1] == 0
+    assert (drawn.levels.diff() < 0).all()
+    n = drawn.states[0].numel()
+    assert abs(float(drawn.states[0].var()) - 1) < 5 * math.sqrt(2 / n)
+    torch.testing.assert_close(drawn.states[-1].clamp(-1, 1), drawn.images)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n": 0}, "expected n and batch_size >= 1, got 0 and 100"),
+        ({"label": 4}, "expected 2 classes from 0 to 3"),
+        ({"label": -1}, "expected 2 classes from 0 to 3"),
+        ({"label": torch.tensor([1, 2, 0])}, "expected 2 classes from 0 to 3"),
+        ({"solver": "rk4"}, "expected a solver out of euler, heun, dpmpp2m, ipndm, unipc, got 'rk4'"),
+    ],
+)
+def test_wrong_requests_are_explained(options: dict[str, Any], message: str, edm: EDMPrecond) -> None:
+    with pytest.raises(ValueError, match=message):
+        generation.draw(edm, EDM_CARD, **{"n": 2, "steps": 2, **options})
+
+
+def test_models_without_classes_take_no_class_and_no_guidance() -> None:
+    model, card = zoo.load("digits-ddpm"), zoo.card("digits-ddpm")
+    with pytest.raises(ValueError, match="digits-ddpm knows none"):
+        generation.draw(model, card, 1, steps=1, label=3)
+    with pytest.raises(ValueError, match="expected guidance 1: digits-ddpm knows no classes"):
+        generation.draw(model, card, 1, steps=1, guidance=2.0)
+    with pytest.raises(ValueError, match="expected a diffusion model, got digits-classifier"):
+        generation.draw(zoo.load("digits-classifier"), zoo.card("digits-classifier"), 1)
+
+
+def test_label_none_is_the_extra_class() -> None:
+    net = FastUNet(n_classes=3, channels=(64, 64), blocks=(1, 1, 1, 1), emb_channels=16).eval()
+    x: Tensor = torch.ones(2, 3, 8, 8)
+    torch.testing.assert_close(net(x, torch.zeros(2)), net(x, torch.zeros(2), torch.tensor([3, 3])))

@@ -1,0 +1,194 @@
+"""Tests of the long recipes on small data: one command trains, goes on, starts warm, takes anybody's pictures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from sklearn.datasets import load_sample_images
+
+from helpers import data, generation, recipes, zoo
+from helpers.recipes import cifar10
+from helpers.training import TrainingDiverged
+
+SMALL = {
+    "cifar10-edm": {"n_classes": 10, "channels": [64, 64], "blocks": [1, 1, 1, 1], "emb_channels": 32},
+    "cifar10-ddpm": {"base_channels": 8, "time_emb_dim": 8},
+}
+LONG = list(SMALL)
+each_recipe = pytest.mark.parametrize("name", LONG)
+CHANGES = {"n_steps": 4, "batch_size": 8, "warmup_steps": 1, "decay_steps": 2, "ema_every": 2, "ema_half_life": 20}
+SHORT = {"n_steps": 2, "warmup_steps": 0}
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small networks, and forty random pictures in place of CIFAR-10."""
+    generator = torch.Generator().manual_seed(0)
+
+    def split(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+        images = torch.randint(256, (n, 3, 32, 32), generator=generator, dtype=torch.uint8)
+        return images, torch.arange(n) % 10
+
+    fake = data.CIFAR10(*split(40), *split(10))
+    monkeypatch.setattr(data, "cifar10", lambda: fake)
+    for name, arguments in SMALL.items():
+        recipe = recipes.RECIPES[name]
+        architecture = {**recipe.architecture, "arguments": arguments}
+        monkeypatch.setitem(recipes.RECIPES, name, replace(recipe, architecture=architecture))
+
+
+def run(name: str, folder: Path, changes: dict[str, Any] | None = None, **job: Any) -> Path:
+    chosen = CHANGES if name == "cifar10-edm" else {k: v for k, v in CHANGES.items() if k != "decay_steps"}
+    return recipes.run(name, folder, changes={**chosen, **(changes or {})}, progress=False, **job)
+
+
+def card_of(path: Path) -> dict[str, Any]:
+    return json.loads(path.with_suffix(".json").read_text("utf-8"))
+
+
+@each_recipe
+def test_weights_are_stored_in_half_precision_with_a_card_and_the_raw_ones_beside(name: str, tmp_path: Path) -> None:
+    path = run(name, tmp_path)
+    average, raw = load_file(path), load_file(tmp_path / "raw" / path.name)
+    assert {key.split(".")[0] for key in average} == {"ema"}
+    assert {key.split(".")[0] for key in raw} == {"model"}
+    assert all(value.dtype == torch.float16 for value in average.values() if value.is_floating_point())
+    card = card_of(path)
+    assert card["images_seen"] == 32
+    assert card["shape"] == [3, 32, 32]
+    assert "SHA-256 of the pixels" in card["data"]
+    assert card["metrics"]["final_loss"] > 0
+    assert "went_on_from" not in card
+    model, loaded = zoo.load_file(path)
+    assert loaded == card
+    assert generation.draw(model, card, 2, steps=2).images.shape == (2, 3, 32, 32)
+
+
+@each_recipe
+def test_the_same_command_goes_on_and_ends_where_an_uninterrupted_one_does(name: str, tmp_path: Path) -> None:
+    whole = run(name, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        interrupt_at(2, name, tmp_path / "parts")
+    assert not (tmp_path / "parts" / f"{name}.safetensors").exists()
+    parts = run(name, tmp_path / "parts")
+    assert parts.read_bytes() == whole.read_bytes()
+
+
+def interrupt_at(step: int, name: str, folder: Path) -> None:
+    """Run a recipe and press Ctrl-C when ``step`` steps are done."""
+    import _thread
+
+    original = cifar10.training.train
+
+    def train(*args: Any, callback: Any, **options: Any) -> Any:
+        def press(done: int, result: Any) -> None:
+            callback(done, result)
+            if done == step:
+                _thread.interrupt_main()
+
+        return original(*args, callback=press, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cifar10.training, "train", train)
+        run(name, folder)
+
+
+@each_recipe
+def test_a_warm_start_takes_raw_weights_average_and_count(name: str, tmp_path: Path) -> None:
+    first = run(name, tmp_path / "first")
+    second = run(name, tmp_path / "second", {**SHORT, "learning_rate": 1e-12}, start=first)
+    before, after = load_file(first.parent / "raw" / first.name), load_file(second.parent / "raw" / second.name)
+    for key, value in before.items():  # hardly moved, for the rate is tiny
+        torch.testing.assert_close(after[key], value)
+    card = card_of(second)
+    assert card["images_seen"] == 32 + 16
+    assert [stage["sha256"] for stage in card["went_on_from"]] == [card_of(first)["sha256"]]
+    third = card_of(run(name, tmp_path / "third", SHORT, start=second))
+    assert [stage["images_seen"] for stage in third["went_on_from"]] == [32, 48]
+    assert third["images_seen"] == 64
+
+
+def test_weights_without_the_raw_ones_will_do_for_a_start(tmp_path: Path) -> None:
+    first = run("cifar10-edm", tmp_path / "first")
+    for file in (first.parent / "raw").iterdir():
+        file.unlink()
+    second = run("cifar10-edm", tmp_path / "second", {**SHORT, "learning_rate": 1e-12}, start=first)
+    average, raw = load_file(first), load_file(second.parent / "raw" / second.name)
+    for key, value in average.items():
+        torch.testing.assert_close(raw[key.replace("ema.", "model.")], value)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Crops of the two photographs that ship with scikit-learn, as PNG files of another size."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for k, photograph in enumerate(load_sample_images().images):
+        for row in range(3):
+            crop = photograph[100 * row : 100 * row + 96, 150 : 150 + 96]
+            Image.fromarray(np.ascontiguousarray(crop)).save(folder / f"{k}-{row}.png")
+    return folder
+
+
+@each_recipe
+def test_the_same_command_trains_on_a_folder_of_pictures(name: str, tmp_path: Path, pictures: Path) -> None:
+    path = run(name, tmp_path / "runs", {"batch_size": 6}, images=pictures, size=24)
+    card = card_of(path)
+    assert card["shape"] == [3, 24, 24]
+    assert card["data"].startswith("6 pictures of a folder, at 24×24; SHA-256 ")
+    assert generation.n_classes(card) == 0
+    model, _ = zoo.load_file(path)
+    assert generation.draw(model, card, 2, steps=2).images.shape == (2, 3, 24, 24)
+
+
+def test_a_checkpoint_of_other_data_or_settings_is_refused_and_kept(tmp_path: Path, pictures: Path) -> None:
+    run("cifar10-edm", tmp_path)
+    checkpoint = tmp_path / "cifar10-edm" / "checkpoint.safetensors"
+    content = checkpoint.read_bytes()
+    with pytest.raises(ValueError, match=r"is of another training .*batch_size"):
+        run("cifar10-edm", tmp_path, {"batch_size": 4})
+    with pytest.raises(ValueError, match=r"is of another training .*data"):
+        run("cifar10-edm", tmp_path, images=pictures)
+    assert checkpoint.read_bytes() == content
+
+
+def test_more_steps_and_another_decay_go_on_from_the_same_checkpoint(tmp_path: Path) -> None:
+    run("cifar10-edm", tmp_path, {"decay": "constant", "decay_steps": None})
+    path = run("cifar10-edm", tmp_path, {"n_steps": 6, "decay_steps": 2})
+    assert card_of(path)["images_seen"] == 48
+    log = (tmp_path / "cifar10-edm" / "log.jsonl").read_text("utf-8").splitlines()
+    assert [json.loads(line)["step"] for line in log] == [4, 6]
+
+
+def test_a_preview_is_drawn_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cifar10, "PREVIEW_EVERY", 2)
+    run("cifar10-edm", tmp_path)
+    previews = sorted(path.name for path in (tmp_path / "cifar10-edm").glob("*.png"))
+    assert previews == ["samples-0000002.png", "samples-0000004.png"]
+
+
+def test_a_training_that_diverges_keeps_the_last_good_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run("cifar10-edm", tmp_path)
+    kept = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    monkeypatch.setattr(cifar10.diffusion, "edm_loss", lambda model, *_, **__: next(model.parameters()).sum() * np.nan)
+    with pytest.raises(TrainingDiverged):
+        run("cifar10-edm", tmp_path, {"n_steps": 8})
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == kept
+    assert first in kept
+
+
+@each_recipe
+def test_settings_that_ship_make_sense(name: str) -> None:
+    config = recipes.RECIPES[name].config
+    assert config.precision == "bfloat16"
+    assert config.channels_last
+    assert config.ema_half_life == 500_000  # images, as Karras et al. (2022) have it
+    assert recipes.changed(recipes.RECIPES[name], {"precision": "float32"}).config.precision == "float32"
