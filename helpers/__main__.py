@@ -68,7 +68,7 @@ def _add_model(command: argparse.ArgumentParser, steps: str) -> None:
     command.add_argument("name", help="a shipped model, or the .safetensors file of your own")
     command.add_argument("--steps", type=int, help=f"steps of the sampler (default: {steps})")
     command.add_argument(
-        "--solver", default="unipc", choices=generation.SOLVERS, help="for models of continuous noise (default: unipc)"
+        "--solver", default="ipndm", choices=generation.SOLVERS, help="for models of continuous noise (default: ipndm)"
     )
     command.add_argument("--guidance", type=float, default=1.0, help="scale of classifier-free guidance (default: 1)")
 

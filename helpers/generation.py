@@ -100,7 +100,7 @@ def draw(
     steps: int | None = None,
     label: int | Tensor | None = None,
     guidance: float = 1.0,
-    solver: str = "unipc",
+    solver: str = "ipndm",
     batch_size: int = 100,
     return_states: bool = False,
     progress: bool = False,

@@ -56,7 +56,7 @@ def test_describe_shows_one_card(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_describe_of_an_unknown_model_names_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["describe", "digit"]) == 2
-    assert capsys.readouterr().err == "error: expected one of digits-classifier, digits-ddpm, got 'digit'\n"
+    assert capsys.readouterr().err == f"error: expected one of {', '.join(zoo.available())}, got 'digit'\n"
 
 
 # ── sample ────────────────────────────────────────────────────────────────

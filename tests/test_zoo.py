@@ -173,7 +173,7 @@ def test_drawn_digits_look_like_all_ten_digits_to_the_classifier(drawn: torch.Te
 @pytest.mark.parametrize("ask", [zoo.card, zoo.load])
 @pytest.mark.parametrize("name", ["no-such-model", "", "../weights/digits-ddpm", "digits-ddpm.json"])
 def test_unknown_names_list_the_known_ones(ask: Any, name: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(f"expected one of digits-classifier, digits-ddpm, got {name!r}")):
+    with pytest.raises(ValueError, match=re.escape(f"expected one of {', '.join(zoo.available())}, got {name!r}")):
         ask(name)
 
 

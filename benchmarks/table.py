@@ -1,0 +1,308 @@
+"""Make the tables of ``book/benchmarks.md`` out of the results in ``benchmarks/results``.
+
+::
+
+    python benchmarks/table.py            # writes between the two markers of the page
+    python benchmarks/table.py --check    # says only whether the page is up to date
+
+Every number on the page comes from there; what was not measured is said to be missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from common import RESULTS, read_json
+
+import helpers.evaluation.references
+from helpers.training import write_atomically
+
+__all__ = ["BEGIN", "END", "between", "main", "render"]
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "book" / "benchmarks.md"
+REFERENCES = Path(helpers.evaluation.references.__file__).parent
+BEGIN, END = "<!-- tables: begin (python benchmarks/table.py) -->", "<!-- tables: end -->"
+MISSING = "This was not measured yet."
+
+Result = Mapping[str, Any]
+
+
+# --- pieces
+
+
+def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """A Markdown table: the first column to the left, the others to the right."""
+    lines = [head, [":--", *["--:"] * (len(head) - 1)], *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _number(value: float, digits: int = 3) -> str:
+    """So many significant digits, never in powers of ten."""
+    if value == 0:
+        return "0"
+    text = f"{value:.{digits}g}"
+    return f"{float(text):,.0f}" if abs(value) >= 10 ** (digits - 1) else f"{float(text):#.{digits}g}".rstrip(".")
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
+def _spread(summary: Mapping[str, float], digits: int = 3) -> str:
+    """Median (first to third quartile)."""
+    low, high = _number(summary["q1"], digits), _number(summary["q3"], digits)
+    return f"{_number(summary['median'], digits)} ({low}–{high})"
+
+
+def _title(name: str, models: Result) -> str:
+    version = models[name]["version"]
+    return models[name]["title"] + (f" {version}" if models[name]["package"] else "")
+
+
+def _machine(result: Result) -> str:
+    info = result["machine"]
+    return (
+        f"Measured on {info['processor']} ({info['instructions']}), {_count(info['threads'], 'thread')} on "
+        f"{_count(info['cores'], 'core')}, PyTorch {info['torch']}, Python {info['python']}, {info['system']}."
+    )
+
+
+def _paths(result: Result) -> list[str]:
+    return list(dict.fromkeys(row["path"] for row in result["rows"] if row["path"] in result["paths"]))
+
+
+def _skipped(result: Result) -> list[str]:
+    return [f"Left out: {reason}." for reason in result.get("skipped", {}).values()]
+
+
+# --- training
+
+
+def training(result: Result | None) -> str:
+    """Networks, and a table for each path."""
+    if result is None:
+        return MISSING
+    models, settings = result["models"], result["settings"]
+    networks = _table(
+        ["network", "GFLOP an image", "of ours", "parameters"],
+        (
+            [_title(name, models), f"{info['gflop']:.3f}", f"{info['of_ours']:.2f}", f"{info['parameters']:,}"]
+            for name, info in models.items()
+        ),
+    )
+    product = _number(result["matrix_product"]["median"] / 1e9)
+    rounds, steps = _count(result["rounds_made"], "round"), _count(settings["steps"], "step")
+    parts = [
+        f"{_machine(result)}\nBatches of {settings['batch']}, {rounds} of {steps}; medians with quartiles.\n"
+        f"The {settings['matrix']}³ bfloat16 matrix product ran at {product} GFLOP/s (median).",
+        networks,
+    ]
+    for path in _paths(result):
+        rows = [row for row in result["rows"] if row["path"] == path]
+        parts += [f"**{result['paths'][path]}**", _training_rows(rows, models)]
+        parts += _against_peers(rows, models)
+    return "\n\n".join([*parts, *_skipped(result)])
+
+
+def _training_rows(rows: Sequence[Result], models: Result) -> str:
+    body = []
+    for row in rows:
+        equal = row["at_equal_flops"]
+        scaled = _number(equal["median"]) if equal and models[row["model"]]["equal_flops"] else "–"
+        share = row["share_of_matrix_product"]
+        quartiles = f"{share['median']:.2f} ({share['q1']:.2f}–{share['q3']:.2f})"
+        body.append([_title(row["model"], models), _spread(row["images_per_second"]), scaled, quartiles])
+    return _table(["network", "images/s", "images/s at our FLOPs", "share of the matrix product"], body)
+
+
+def _against_peers(rows: Sequence[Result], models: Result) -> list[str]:
+    """One sentence: how our network compares with the fastest peer of the same cost."""
+    compared = [row for row in rows if models[row["model"]]["equal_flops"] and row["at_equal_flops"]]
+    own = [row for row in compared if models[row["model"]]["package"] is None]
+    peers = [row for row in compared if models[row["model"]]["package"] is not None]
+    if not own or not peers:
+        return []
+    best = max(peers, key=lambda row: row["at_equal_flops"]["median"])
+    ratio = own[0]["at_equal_flops"]["median"] / best["at_equal_flops"]["median"]
+    return [f"At equal FLOPs, ours trains on {ratio:.2f} times the images of the fastest peer, {best['model']}."]
+
+
+# --- sampling
+
+
+def sampling(result: Result | None) -> str:
+    """Evaluations, whole samples, and bare loops."""
+    if result is None:
+        return MISSING
+    parts = [f"{_machine(result)}\n{_count(result['settings']['rounds'], 'round')}; medians with quartiles."]
+    makers = {"network": _evaluations, "sample": _samples, "loop": _loops}
+    for section, make in makers.items():
+        rows = [row for row in result["rows"] if row["section"] == section]
+        parts += make(result, rows) if rows else []
+    return "\n\n".join([*parts, *_skipped(result)])
+
+
+def _by(rows: Iterable[Result], *keys: str) -> dict[tuple[Any, ...], Result]:
+    return {tuple(row[key] for key in keys): row for row in rows}
+
+
+def _values(rows: Iterable[Result], key: str) -> list[Any]:
+    return list(dict.fromkeys(row[key] for row in rows))
+
+
+def _evaluations(result: Result, rows: Sequence[Result]) -> list[str]:
+    parts, batches, found = [], _values(rows, "batch"), _by(rows, "path", "model", "batch")
+    for path in _values(rows, "path"):
+        body = [
+            [_title(name, result["models"])]
+            + [_spread(found[path, name, batch]["images_per_second"]) for batch in batches]
+            for name in _values(rows, "model")
+        ]
+        head = ["images/s of one evaluation", *(f"batch {batch}" for batch in batches)]
+        parts += [f"**One evaluation of the network, {result['paths'][path]}**", _table(head, body)]
+    return parts
+
+
+def _samples(result: Result, rows: Sequence[Result]) -> list[str]:
+    parts, batches, found = [], _values(rows, "batch"), _by(rows, "path", "model", "loop", "evaluations", "batch")
+    for path in _values(rows, "path"):
+        body = []
+        for name, loop, n in dict.fromkeys((row["model"], row["loop"], row["evaluations"]) for row in rows):
+            seconds = [_number(found[path, name, loop, n, batch]["seconds"]["median"]) for batch in batches]
+            body.append([_title(name, result["models"]), result["loops"][loop], str(n), *seconds])
+        head = ["network", "sampler", "evaluations", *(f"s, batch {batch}" for batch in batches)]
+        parts += [f"**A whole sample, {result['paths'][path]}**", _table(head, body)]
+    return parts
+
+
+def _loops(result: Result, rows: Sequence[Result]) -> list[str]:
+    batches, found = _values(rows, "batch"), _by(rows, "loop", "evaluations", "batch")
+    body = []
+    for loop, n in dict.fromkeys((row["loop"], row["evaluations"]) for row in rows):
+        each = [_spread(found[loop, n, batch]["milliseconds_per_evaluation"]) for batch in batches]
+        body.append([result["loops"][loop], str(n), *each])
+    head = ["ms an evaluation, idle network", "evaluations", *(f"batch {batch}" for batch in batches)]
+    version = f" (diffusers {result['diffusers']})" if result["diffusers"] else ""
+    return [f"**The loop alone{version}**", _table(head, body)]
+
+
+# --- quality
+
+
+def quality(result: Result | None, references: Path = REFERENCES) -> str:
+    """A row for each variant, and real images, whole and spoilt, for scale."""
+    if result is None:
+        return MISSING
+    settings = result["settings"]
+    measured = [row for entry in result["variants"].values() for row in entry["evaluations"]]
+    spaces = dict.fromkeys((row["features"], row["label"]) for row in measured)
+    clock = {"wall": "on the clock", "cpu": "of processor time a thread"}[settings["clock"]]
+    seeds = len({row["seed"] for row in measured})
+    head = ["variant", "steps", "images seen", "minutes", *(label for _, label in spaces), "class accuracy"]
+    body = [_variant(entry, [name for name, _ in spaces]) for entry in result["variants"].values()]
+    body += _scale(settings["n"], [name for name, _ in spaces], references)
+    return "\n\n".join(
+        [
+            f"{_machine(result)}\nEach variant trained for {settings['minutes']:g} minutes {clock}; "
+            f"{settings['n']:,} images for each of {_count(seeds, 'sampling seed')}, mean (least–greatest) over seeds.",
+            _table(head, body),
+        ]
+    )
+
+
+def _range(values: Sequence[float], digits: int) -> str:
+    if not values:
+        return "–"
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.{digits}f}–{max(values):.{digits}f})"
+
+
+def _variant(entry: Result, spaces: Sequence[str]) -> list[str]:
+    trained, rows = entry.get("training"), entry["evaluations"]
+    seen = [f"{trained['images_seen']:,}", f"{trained['minutes']:.1f}"] if trained else ["–", "–"]
+    steps = f"{entry['n_steps']:,}" if "n_steps" in entry else "–"
+    distances = [_range([r["frechet_distance"] for r in rows if r["features"] == name], 1) for name in spaces]
+    accuracy = {row["seed"]: row["class_accuracy"] for row in rows if "class_accuracy" in row}
+    return [entry["title"], steps, *seen, *distances, _range(list(accuracy.values()), 3)]
+
+
+def _scale(n: int, spaces: Sequence[str], references: Path) -> list[list[str]]:
+    """Rows of real images, as many as were drawn, from the calibrations that ship with the references."""
+    known: dict[str, dict[str, float]] = {}
+    for space in spaces:
+        calibration = read_json(references / f"calibration-{space}.json") or {"rows": []}
+        for row in calibration["rows"]:
+            if row["n"] == n:
+                known.setdefault(row["images"], {})[space] = row["frechet_distance"]
+    return [
+        [f"*{images}*", "–", "–", "–", *(_range([found[s]] if s in found else [], 1) for s in spaces), "–"]
+        for images, found in known.items()
+    ]
+
+
+# --- the page
+
+
+def render(results: Path = RESULTS, references: Path = REFERENCES) -> str:
+    """All tables, as Markdown.
+
+    Raises:
+        ValueError: If a results file cannot be read.
+    """
+
+    def load(name: str) -> Result | None:
+        return read_json(results / f"{name}.json")
+
+    return "\n\n".join(
+        [
+            "## Training steps",
+            training(load("training_throughput")),
+            "## Sampling",
+            sampling(load("sampling")),
+            "## Quality at equal time",
+            quality(load("quality_at_equal_time"), references),
+        ]
+    )
+
+
+def between(page: str, tables: str) -> str:
+    """The page with ``tables`` between its markers.
+
+    Raises:
+        ValueError: If the page does not have both markers, once each and in this order.
+    """
+    if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
+        raise ValueError(f"expected a page with the lines {BEGIN!r} and {END!r}")
+    head, tail = page.split(BEGIN)[0], page.split(END)[1]
+    return f"{head}{BEGIN}\n\n{tables}\n\n{END}{tail}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the page, or check it; returns the exit code: 1 for a page that is out of date, 2 for wrong input."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
+    parser.add_argument("--page", type=Path, default=PAGE, help="the page to write")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the page is out of date")
+    options = parser.parse_args(arguments)
+    try:
+        page = options.page.read_text("utf-8")
+        new = between(page, render(options.results))
+        if options.check:
+            print(f"{options.page.name} is {'up to date' if new == page else 'out of date'}")
+            return int(new != page)
+        write_atomically(options.page, new.encode())
+    except (ValueError, KeyError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {options.page.name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

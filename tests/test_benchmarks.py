@@ -1,0 +1,519 @@
+"""Tests of the benchmark scripts: equal cost, fair turns, honest tables, and small runs of each script."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from _notebooks import ROOT
+from torch import Tensor, nn
+
+from helpers import data, evaluation, recipes
+from helpers.diffusion import EDMPrecond
+
+SCRIPTS = ("common", "training_throughput", "sampling", "quality_at_equal_time", "table")
+
+
+def scripts() -> Iterator[ModuleType]:
+    """The scripts as modules; they find each other because Python puts a script's own folder on its path."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        yield from [importlib.import_module(name) for name in SCRIPTS]
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+
+
+common, throughput, sampling, quality, table = scripts()
+
+
+def needs(contender: Any) -> None:
+    if common.installed(contender) is None:
+        pytest.skip(f"{contender.package} is not installed: pip install {contender.package}")
+
+
+each_model = pytest.mark.parametrize("contender", common.MODELS.values(), ids=lambda contender: contender.name)
+
+
+# --- networks
+
+
+@pytest.fixture(scope="module")
+def ours() -> int:
+    contender = common.MODELS[common.OURS]
+    return common.forward_flops(contender, contender.make())
+
+
+@each_model
+def test_peers_cost_what_ours_costs(contender: Any, ours: int) -> None:
+    needs(contender)
+    flops = common.forward_flops(contender, contender.make())
+    if contender.equal_flops:
+        assert flops == pytest.approx(ours, rel=0.1)
+    else:
+        assert flops > 1.1 * ours  # or it should be called equal
+
+
+@each_model
+def test_networks_answer_and_learn(contender: Any) -> None:
+    """One evaluation has the shape of the images, and the loss reaches almost every parameter."""
+    needs(contender)
+    model = contender.make()
+    x, label = common.images(2)
+    assert contender.evaluate(model, x, label).shape == x.shape
+    contender.loss(model, x, label, torch.Generator().manual_seed(0)).backward()
+    reached = sum(p.numel() for p in model.parameters() if p.grad is not None)
+    assert reached > 0.95 * sum(p.numel() for p in model.parameters())
+
+
+def test_flops_are_two_for_each_multiply_add() -> None:
+    """A 3 × 3 convolution from 3 to 8 channels at 32 × 32 makes 32² · 8 · 27 multiply-adds."""
+    contender = common.Contender("conv", "", None, lambda: None, denoiser=False)
+
+    class Convolution(nn.Conv2d):
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            return super().forward(x)
+
+    assert common.forward_flops(contender, Convolution(3, 8, 3, padding=1)) == 2 * 32**2 * 8 * 27
+
+
+def test_flops_of_fused_attention_are_counted() -> None:
+    """QKᵀ and the product with V: 2 · 2 · n² · d for n tokens of d numbers."""
+    contender = common.Contender("attention", "", None, lambda: None, denoiser=False)
+
+    class Attention(nn.Module):
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            tokens = x.reshape(1, 1, 96, 32)
+            return nn.functional.scaled_dot_product_attention(tokens, tokens, tokens).reshape(x.shape)
+
+    assert common.forward_flops(contender, Attention()) == 4 * 96**2 * 32
+
+
+def test_a_peer_of_another_cost_is_refused() -> None:
+    small = common.Contender("small", "", None, lambda: common.SimpleUNet(base_channels=8))
+    with pytest.raises(ValueError, match=r"expected small to cost .* GFLOP ± 10%"):
+        common.describe([small])
+
+
+def test_a_missing_peer_is_left_out_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = common.Contender("gone", "", "no-such-package", lambda: None)
+    monkeypatch.setitem(common.MODELS, "gone", gone)
+    chosen, skipped = common.usable(["gone", common.OURS])
+    assert [contender.name for contender in chosen] == [common.OURS]
+    assert skipped == {"gone": "no-such-package is not installed"}
+    with pytest.raises(ValueError, match="no-such-package is not installed"):
+        common.usable(["gone"])
+    with pytest.raises(ValueError, match="expected models out of"):
+        common.usable(["unknown"])
+
+
+def test_making_a_network_leaves_the_random_state_alone() -> None:
+    state = torch.get_rng_state()
+    first = common.MODELS["simple-unet"].make()
+    second = common.MODELS["simple-unet"].make()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+# --- timing
+
+
+def test_tasks_take_turns_and_each_has_the_yardstick_before_and_after() -> None:
+    calls, now = [], [0.0]
+
+    def task(name: str, seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            calls.append(name)
+            now[0] += seconds
+
+        return run
+
+    def reference() -> float:
+        calls.append("=")
+        now[0] += 100.0  # must be in nobody's time
+        return float(calls.count("="))
+
+    seen = []
+    timings = common.interleave(
+        {"a": task("a", 1.0), "b": task("b", 2.0)},
+        2,
+        reference=reference,
+        clock=lambda: now[0],
+        after_round=lambda done, _: seen.append(done),
+    )
+    assert "".join(calls) == "ab" + "=a=b=" * 2  # one warm-up, and then the rounds
+    assert timings.seconds == {"a": [1.0, 1.0], "b": [2.0, 2.0]}
+    assert timings.reference == {"a": [1.5, 4.5], "b": [2.5, 5.5]}
+    assert seen == [1, 2]
+
+
+@pytest.mark.parametrize(("names", "rounds"), [("", 1), ("a", 0)])
+def test_nothing_to_time_is_refused(names: str, rounds: int) -> None:
+    with pytest.raises(ValueError, match="expected tasks, at least one round"):
+        common.interleave({name: lambda: None for name in names}, rounds)
+
+
+def test_medians_and_quartiles() -> None:
+    assert common.summary([5.0, 1.0, 2.0, 3.0, 4.0]) == {"median": 3.0, "q1": 2.0, "q3": 4.0}
+    assert common.summary([7.0]) == {"median": 7.0, "q1": 7.0, "q3": 7.0}
+    with pytest.raises(ValueError, match="at least one value"):
+        common.summary([])
+
+
+def test_the_matrix_product_counts_its_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock says 0, 1, 2, 3 …: three products, of 2 · 16³ operations each, until four seconds have gone by."""
+    yardstick = common.MatrixProduct(16, seconds=0.0)
+    yardstick.seconds = 4.0
+    ticks = iter(range(100))
+    monkeypatch.setattr(common.time, "perf_counter", lambda: next(ticks))
+    assert yardstick() == 2 * 16**3 * 3 / 4
+
+
+def test_rates_are_relative_to_the_yardstick() -> None:
+    """10 images a second at 2 GFLOP make 60 GFLOP/s in training: 0.6 of a product at 100 GFLOP/s."""
+    models = {common.OURS: {"gflop": 1.0}, "peer": {"gflop": 2.0}}
+    timings = common.Timings({"peer|fp32": [0.8]}, {"peer|fp32": [1e11]})
+    [row] = throughput.rows(timings, models, batch_size=4, n_steps=2)
+    assert row["images_per_second"]["median"] == pytest.approx(10)
+    assert row["flops_per_second"]["median"] == pytest.approx(60e9)
+    assert row["share_of_matrix_product"]["median"] == pytest.approx(0.6)
+    assert row["at_equal_flops"]["median"] == pytest.approx(20)
+
+
+# --- loops
+
+
+class Curved(nn.Module):
+    """A small network whose answers depend on everything it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        shift = t.reshape(-1, 1, 1, 1) / (1 if t.is_floating_point() else 1000)
+        return torch.tanh(self.conv(x)) + shift
+
+
+@pytest.mark.parametrize(
+    ("loop", "peer", "denoiser"), [("dpmpp2m", "diffusers-dpmpp2m", True), ("ddim", "diffusers-ddim", False)]
+)
+@pytest.mark.parametrize("n", [10, 20])
+def test_both_loops_draw_the_same_images(loop: str, peer: str, denoiser: bool, n: int) -> None:
+    """So what is compared is the same work."""
+    pytest.importorskip("diffusers", reason="needs diffusers")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Curved()
+    model = EDMPrecond(network) if denoiser else network
+    noise, label = common.images(2)
+    own, other = (sampling.LOOPS[name][2](model, noise, label, n) for name in (loop, peer))
+    torch.testing.assert_close(own, other, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", list(sampling.LOOPS))
+@pytest.mark.parametrize("n", [10, 18])
+def test_each_loop_asks_the_network_as_often_as_it_says(name: str, n: int) -> None:
+    if name.startswith("diffusers"):
+        pytest.importorskip("diffusers", reason="needs diffusers")
+    _, denoiser, loop = sampling.LOOPS[name]
+    idle = sampling.IdleNetwork()
+    noise, label = common.images(1)
+    assert loop(EDMPrecond(idle) if denoiser else idle, noise, label, n).shape == noise.shape
+    assert idle.calls == n
+
+
+# --- quality at equal time
+
+
+def test_variants_are_recipes_with_changes_that_fit() -> None:
+    for variant in quality.VARIANTS.values():
+        for n_steps in (5, 2000, 100_000):
+            config = recipes.changed(recipes.RECIPES[variant.recipe], quality.settings_for(variant, n_steps)).config
+            assert config.n_steps == n_steps
+            assert config.warmup_steps <= n_steps / 10
+    fast = quality.VARIANTS["fast-unet"]
+    config = recipes.changed(recipes.RECIPES[fast.recipe], quality.settings_for(fast, 3000)).config
+    assert config.learning_rate_at(2999) < 1e-5 * config.learning_rate_at(300)
+
+
+def test_a_step_is_timed_by_the_difference_of_two_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten seconds that both trainings need do not count."""
+    monkeypatch.setattr(quality, "_timed_run", lambda variant, n: {"wall": 10 + 2.0 * n, "cpu": 10 + 1.5 * n})
+    variant = quality.VARIANTS["fast-unet"]
+    assert quality.calibrate(variant, 20) == {"wall": 2.0, "cpu": 1.5}
+    monkeypatch.setattr(quality, "_timed_run", lambda variant, n: {"wall": 1.0, "cpu": 1.0})
+    with pytest.raises(ValueError, match="raise --calibrate"):
+        quality.calibrate(variant, 20)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Trainings, pictures and distances that take no time; the names of what was called, in order."""
+    calls: list[str] = []
+
+    def run_recipe(name: str, folder: Path, *, changes: dict[str, Any], command: str) -> Path:
+        calls.append(f"train {name} {changes['n_steps']}")
+        path = Path(folder) / f"{name}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        card = {"images_seen": 128, "minutes": 1.0, "sha256": "0" * 64, "parameters": 7, "config": {}}
+        path.with_suffix(".json").write_text(json.dumps({**card, "metrics": {"final_loss": 0.5}}))
+        return path
+
+    def draw(variant: Any, folder: Path, n: int, seed: int, path: str) -> Tensor:
+        calls.append(f"draw {variant.recipe} {seed}")
+        return torch.zeros(n, 3, 32, 32, dtype=torch.uint8)
+
+    def evaluate(
+        images: Tensor, space: str, *, features: Any, labels: Tensor | None, classifier: Any
+    ) -> dict[str, Any]:
+        row = {"features": space, "label": f"FD-{space}", "n": len(images), "frechet_distance": 100.0}
+        return row | ({} if labels is None else {"class_accuracy": 0.5})
+
+    monkeypatch.setattr(quality.recipes, "run", run_recipe)
+    monkeypatch.setattr(quality, "draw", draw)
+    monkeypatch.setattr(quality, "calibrate", lambda variant, n: {"wall": 2.0, "cpu": 1.0})
+    monkeypatch.setattr(evaluation, "load_features", lambda name: None)
+    monkeypatch.setattr(evaluation, "load_reference", lambda name: None)
+    monkeypatch.setattr(evaluation, "shipped_cifarnet", lambda: None)
+    monkeypatch.setattr(evaluation, "evaluate_images", evaluate)
+    return calls
+
+
+def compare(folder: Path, *options: str) -> int:
+    places = ["--runs", str(folder / "runs"), "--out", str(folder / "quality_at_equal_time.json")]
+    return quality.main([*places, "--minutes", "1", "--n", "100", "--seeds", "0", "1", "--features", "x", *options])
+
+
+def test_the_same_command_goes_on(tiny: list[str], tmp_path: Path) -> None:
+    chosen = ["--variants", "simple-unet-fast", "fast-unet"]
+    assert compare(tmp_path, *chosen) == 0
+    trained = ["train cifar10-ddpm 30", "train cifar10-edm 30"]  # a minute has room for thirty steps of two seconds
+    assert tiny == [*trained, "draw cifar10-ddpm 0", "draw cifar10-edm 0", "draw cifar10-ddpm 1", "draw cifar10-edm 1"]
+    tiny.clear()
+    assert compare(tmp_path, *chosen) == 0
+    assert not tiny  # nothing was missing
+    result = json.loads((tmp_path / "quality_at_equal_time.json").read_text())
+    result["variants"]["fast-unet"]["evaluations"].pop()
+    (tmp_path / "quality_at_equal_time.json").write_text(json.dumps(result))
+    assert compare(tmp_path, *chosen) == 0
+    assert tiny == ["draw cifar10-edm 1"]
+    text = table.quality(json.loads((tmp_path / "quality_at_equal_time.json").read_text()))
+    assert "| fast U-Net | 30 | 128 | 1.0 | 100.0 (100.0–100.0) | 0.500 (0.500–0.500) |" in text
+
+
+@pytest.fixture
+def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small networks, and twenty random pictures in place of CIFAR-10."""
+    images = torch.randint(256, (20, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    fake = data.CIFAR10(images, torch.arange(20) % 10, images, torch.arange(20) % 10)
+    monkeypatch.setattr(data, "cifar10", lambda: fake)
+    small = {
+        "cifar10-edm": {"n_classes": 10, "channels": [64, 64], "blocks": [1, 1, 1, 1], "emb_channels": 32},
+        "cifar10-ddpm": {"base_channels": 8, "time_emb_dim": 8},
+    }
+    for name, arguments in small.items():
+        recipe = recipes.RECIPES[name]
+        config = replace(recipe.config, batch_size=4)
+        architecture = {**recipe.architecture, "arguments": arguments}
+        monkeypatch.setitem(recipes.RECIPES, name, replace(recipe, architecture=architecture, config=config))
+
+
+@pytest.mark.parametrize("name", ["fast-unet", "simple-unet-fp32"])
+def test_a_training_goes_on_and_its_pictures_are_kept(
+    small_recipes: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    variant = replace(quality.VARIANTS[name], sample_steps=2)
+    assert quality.train(variant, 2, tmp_path)["session_steps"] == 2
+    trained = quality.train(variant, 5, tmp_path)
+    assert (trained["session_steps"], trained["images_seen"]) == (3, 20)
+    assert trained["config"]["precision"] == ("float32" if name == "simple-unet-fp32" else "bfloat16")
+    first = quality.draw(variant, tmp_path, 3, 0, "fp32")
+    assert first.dtype == torch.uint8
+    assert first.shape == (3, 3, 32, 32)
+    assert quality.draw(variant, tmp_path, 3, 0, "bf16").shape == first.shape  # not the same ones: a file of its own
+    monkeypatch.setattr(quality.generation, "draw", lambda *_, **__: pytest.fail("drew again"))
+    assert torch.equal(quality.draw(variant, tmp_path, 3, 0, "fp32"), first)
+
+
+def test_a_short_training_is_timed_on_both_clocks(small_recipes: None) -> None:
+    taken = quality._timed_run(quality.VARIANTS["fast-unet"], 2)
+    assert set(taken) == {"wall", "cpu"}
+    assert taken["wall"] >= 0
+    assert taken["cpu"] > 0
+
+
+def test_given_steps_need_no_calibration(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(quality, "calibrate", lambda variant, n: pytest.fail("was asked to measure"))
+    assert compare(tmp_path, "--variants", "fast-unet", "--steps", "fast-unet=7") == 0
+    assert tiny[0] == "train cifar10-edm 7"
+    assert compare(tmp_path, "--variants", "fast-unet", "--steps", "fast-unet=8") == 2
+    assert "has fast-unet with 7 steps, not 8" in capsys.readouterr().err
+
+
+def test_other_settings_want_another_file(tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare(tmp_path, "--variants", "fast-unet") == 0
+    assert compare(tmp_path, "--variants", "fast-unet", "--clock", "cpu") == 2
+    assert "choose another --out" in capsys.readouterr().err
+
+
+def test_what_is_missing_is_said_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare(tmp_path, "--features", "unknown") == 2
+    assert "expected features out of" in capsys.readouterr().err
+    assert not (tmp_path / "quality_at_equal_time.json").exists()
+
+
+# --- tables
+
+
+def small_result() -> dict[str, Any]:
+    def row(name: str, rate: float, equal: float, share: float) -> dict[str, Any]:
+        spread = {
+            key: common.summary([value]) for key, value in (("images_per_second", rate), ("at_equal_flops", equal))
+        }
+        return {"model": name, "path": "bf16", **spread, "share_of_matrix_product": common.summary([share])}
+
+    def model(title: str, package: str | None, of_ours: float) -> dict[str, Any]:
+        known = {"version": "1.0", "gflop": of_ours, "of_ours": of_ours, "parameters": 1234, "equal_flops": True}
+        return {"title": title, "package": package, **known}
+
+    return {
+        "machine": common.machine(),
+        "settings": {"batch": 128, "steps": 2, "matrix": 2048},
+        "rounds_made": 7,
+        "matrix_product": common.summary([1e12]),
+        "paths": {"bf16": "bfloat16"},
+        "models": {common.OURS: model("ours", None, 1.0), "peer": model("peer", "peer", 1.05)},
+        "rows": [row(common.OURS, 150.0, 150.0, 0.6), row("peer", 95.24, 100.0, 0.4)],
+        "skipped": {"gone": "gone is not installed"},
+    }
+
+
+def test_training_table() -> None:
+    text = table.training(small_result())
+    assert "| peer 1.0 | 1.050 | 1.05 | 1,234 |" in text
+    assert "| ours | 150 (150–150) | 150 | 0.60 (0.60–0.60) |" in text
+    assert "| peer 1.0 | 95.2 (95.2–95.2) | 100 | 0.40 (0.40–0.40) |" in text
+    assert "ours trains on 1.50 times the images of the fastest peer, peer." in text
+    assert "Left out: gone is not installed." in text
+    assert "1,000 GFLOP/s" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (1234.5, "1,230"),
+        (130.4, "130"),
+        (99.96, "100"),
+        (13.04, "13.0"),
+        (0.5, "0.500"),
+        (0.00123, "0.00123"),
+    ],
+)
+def test_numbers_have_three_digits(value: float, text: str) -> None:
+    assert table._number(value) == text
+
+
+def test_real_pictures_give_the_scale(tmp_path: Path) -> None:
+    rows = [{"images": "blurred", "n": n, "frechet_distance": 170.0 + n} for n in (10, 20)]
+    (tmp_path / "calibration-x.json").write_text(json.dumps({"rows": rows}))
+    assert table._scale(10, ["x", "y"], tmp_path) == [["*blurred*", "–", "–", "–", "180.0", "–", "–"]]
+
+
+def test_tables_go_between_the_markers(tmp_path: Path) -> None:
+    page = f"before\n\n{table.BEGIN}\nold\n{table.END}\n\nafter\n"
+    new = table.between(page, "new")
+    assert new == f"before\n\n{table.BEGIN}\n\nnew\n\n{table.END}\n\nafter\n"
+    assert table.between(new, "new") == new
+    for wrong in ("", table.BEGIN, f"{table.END} {table.BEGIN}", page + table.BEGIN):
+        with pytest.raises(ValueError, match="expected a page with the lines"):
+            table.between(wrong, "new")
+    (tmp_path / "page.md").write_text(page)
+    options = ["--results", str(tmp_path), "--page", str(tmp_path / "page.md")]
+    assert table.main([*options, "--check"]) == 1
+    assert table.main(options) == 0
+    assert table.main([*options, "--check"]) == 0
+    (tmp_path / "sampling.json").write_text("{")
+    assert table.main(options) == 2
+
+
+def test_the_page_has_the_stored_results() -> None:
+    page = (ROOT / "book" / "benchmarks.md").read_text("utf-8")
+    assert table.between(page, table.render()) == page, "run: python benchmarks/table.py"
+
+
+# --- the command lines
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "message"),
+    [
+        (throughput, ["--rounds", "0"], "expected an integer of at least 1, got '0'"),
+        (throughput, ["--models", "unknown"], "invalid choice: 'unknown'"),
+        (throughput, ["--paths", "fp8"], "invalid choice: 'fp8'"),
+        (sampling, ["--batches", "x"], "expected an integer of at least 1, got 'x'"),
+        (quality, ["--minutes", "-1"], "expected a number above 0, got '-1'"),
+        (quality, ["--steps", "unknown=3"], "expected VARIANT=STEPS"),
+        (quality, ["--steps", "fast-unet=0"], "expected an integer of at least 1"),
+    ],
+)
+def test_bad_options(script: ModuleType, options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        script.main(options)
+    assert message in capsys.readouterr().err
+
+
+def test_one_evaluation_is_too_few(capsys: pytest.CaptureFixture[str]) -> None:
+    assert sampling.main(["--evaluations", "1"]) == 2
+    assert "--evaluations of at least 2" in capsys.readouterr().err
+
+
+def test_two_rounds_of_training_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "training_throughput.json"
+    options = [
+        "--rounds",
+        "2",
+        "--steps",
+        "1",
+        "--batch",
+        "2",
+        "--matrix",
+        "64",
+        "--models",
+        common.OURS,
+        "simple-unet",
+    ]
+    assert throughput.main([*options, "--paths", "bf16", "fp32", "--out", str(out)]) == 0
+    assert "round 2 of 2" in capsys.readouterr().out
+    result = json.loads(out.read_text("utf-8"))
+    assert [(row["model"], row["path"]) for row in result["rows"]] == [
+        (name, path) for path in ("bf16", "fp32") for name in (common.OURS, "simple-unet")
+    ]
+    for row in result["rows"]:
+        assert len(row["seconds"]) == len(row["matrix_product"]) == result["rounds_made"] == 2
+        assert 0 < row["share_of_matrix_product"]["median"] < math.inf
+    assert "images/s" in table.training(result)
+
+
+def test_one_round_of_sampling(tmp_path: Path) -> None:
+    out = tmp_path / "sampling.json"
+    options = ["--rounds", "1", "--batches", "1", "--evaluations", "2", "--models", common.OURS, "simple-unet"]
+    assert sampling.main([*options, "--paths", "fp32", "--out", str(out)]) == 0
+    result = json.loads(out.read_text("utf-8"))
+    assert {row["section"] for row in result["rows"]} == set(sampling.SECTIONS)
+    text = table.sampling(result)
+    assert "| this course's FastUNet | this course, UniPC | 2 |" in text
+    assert "ms an evaluation, idle network" in text
