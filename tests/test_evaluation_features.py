@@ -213,7 +213,8 @@ def test_inception_offline_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_inception_without_its_package_has_the_line_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    for module in ("torch_fidelity", "torch_fidelity.feature_extractor_inceptionv3"):
+        monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ModuleNotFoundError, match="pip install torch-fidelity"):
         InceptionFeatures()
 
