@@ -258,3 +258,20 @@ def test_a_missing_accelerate_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(ImportError, match=r'needs accelerate: pip install "accelerate>=1"'):
         training.accelerator()
+
+
+def test_the_command_line_joins_two_processes(tmp_path: Path) -> None:
+    """``torchrun -m helpers train``: both processes know of each other, so the main one alone writes and speaks."""
+    command = ["-m", "helpers", "train", "digits-classifier", "--out"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    run = subprocess.run(
+        [*launcher, *command, str(tmp_path), "--set", "n_steps=20", "warmup_steps=0", "batch_size=8", "n_parts=2"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("wrote ") == 1
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".safetensors"]

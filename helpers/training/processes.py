@@ -56,7 +56,9 @@ def accelerator(cpu: bool = False) -> Any:
         from accelerate import Accelerator
     except ImportError as error:
         raise ImportError('training on other devices needs accelerate: pip install "accelerate>=1"') from error
-    return Accelerator(mixed_precision="no", cpu=cpu)
+    # Without a GPU, processes find each other only if they are told that they are on CPUs.
+    alone = not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    return Accelerator(mixed_precision="no", cpu=cpu or alone)
 
 
 def reduce(engine: Any, values: Tensor, how: str) -> Tensor:
