@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from helpers import diffusion, schedules, training, zoo
+from helpers import diffusion, results, schedules, training, zoo
 from helpers.nn import SimpleUNet, sinusoidal_embedding
 from helpers.recipes import RECIPES
 
@@ -54,7 +54,7 @@ __all__ = [
     "write_json",
 ]
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(results.__file__).parent
 SHAPE = (3, 32, 32)
 OURS = "fast-unet"
 TOLERANCE = 0.1

@@ -12,7 +12,7 @@ of a training: the same command goes on. ``--steps fast-unet=4000`` repeats a ru
 
 The time is that of the training steps alone, on the clock on the wall, or (``--clock cpu``) what this process took of
 all its threads' processors, divided by their number, for machines that others use too. Results go to
-``benchmarks/results/quality_at_equal_time.json``; ``python benchmarks/table.py`` makes the book's table of them.
+``helpers/results/quality_at_equal_time.json``; ``python benchmarks/table.py`` makes the book's table of them.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Variant:
         title: In tables.
         recipe: Its name in :data:`helpers.recipes.RECIPES`.
         changes: Other settings of its training.
+        arguments: Other arguments of its network.
         sample_steps: Steps of the sampler, one evaluation of the network each.
     """
 
@@ -57,6 +58,7 @@ class Variant:
     recipe: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     sample_steps: int = 20
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def n_classes(self) -> int:
@@ -66,14 +68,20 @@ class Variant:
 
 AS_WRITTEN = {"precision": "float32", "channels_last": False, "fused": False}
 
+DECAY = {"decay": "cosine", "decay_steps": None}
+
 VARIANTS: dict[str, Variant] = {
     "simple-unet-fp32": Variant("SimpleUNet, float32 as written", "cifar10-ddpm", AS_WRITTEN),
     "simple-unet-fast": Variant("SimpleUNet, fast path", "cifar10-ddpm"),
-    "fast-unet": Variant("fast U-Net", "cifar10-edm", {"decay": "cosine", "decay_steps": None}, 18),
+    "fast-unet": Variant("fast U-Net", "cifar10-edm", DECAY, 18),
     "simple-unet-decay": Variant("SimpleUNet, fast path, rate decays to 0", "cifar10-ddpm", {"decay": "cosine"}),
+    "fast-unet-narrow": Variant("fast U-Net, 64 channels at 16²", "cifar10-edm", DECAY, 18, {"channels": [64, 256]}),
+    "fast-unet-small": Variant("fast U-Net, 64 and 192 channels", "cifar10-edm", DECAY, 18, {"channels": [64, 192]}),
+    "fast-unet-batch-64": Variant("fast U-Net, batches of 64", "cifar10-edm", {**DECAY, "batch_size": 64}, 18),
+    "fast-unet-rate-2e-3": Variant("fast U-Net, rate 2e-3", "cifar10-edm", {**DECAY, "learning_rate": 2e-3}, 18),
 }
-"""The assignment's network keeps the constant rate that it is read with; the last variant, which is not run unless
-asked for, shows what a decay does for it."""
+"""The assignment's network keeps the constant rate that it is read with; ``simple-unet-decay`` shows what a decay does
+for it. The last four are the candidates beside which the fast U-Net was chosen. Neither is run unless asked for."""
 
 DEFAULT_VARIANTS = ("simple-unet-fp32", "simple-unet-fast", "fast-unet")
 
@@ -91,7 +99,9 @@ def _timed_run(variant: Variant, n_steps: int) -> dict[str, float]:
     """Seconds that a training of ``n_steps`` takes: ``wall`` of its steps, ``cpu`` of all of it, a thread's share."""
     with tempfile.TemporaryDirectory() as folder:
         begin = time.process_time()
-        recipes.run(variant.recipe, folder, changes=settings_for(variant, n_steps), progress=False)
+        recipes.run(
+            variant.recipe, folder, changes=settings_for(variant, n_steps), arguments=variant.arguments, progress=False
+        )
         cpu = (time.process_time() - begin) / torch.get_num_threads()
         log = training.Run(Path(folder) / variant.recipe).read_log()
     return {"wall": log[-1]["seconds"], "cpu": cpu}
@@ -149,6 +159,7 @@ def train(variant: Variant, n_steps: int, folder: Path) -> dict[str, Any]:
         variant.recipe,
         folder,
         changes=settings_for(variant, n_steps),
+        arguments=variant.arguments,
         command=f"python benchmarks/{Path(__file__).name}",
     )
     cpu = (time.process_time() - begin) / torch.get_num_threads() / 60

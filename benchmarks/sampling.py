@@ -9,7 +9,7 @@ Three measurements, each with its tasks in turn, round after round in one proces
   of diffusers, around the same network;
 * ``loop``: the same loops around a network that does nothing.
 
-Results go to ``benchmarks/results/sampling.json``; ``python benchmarks/table.py`` makes the book's tables of them.
+Results go to ``helpers/results/sampling.json``; ``python benchmarks/table.py`` makes the book's tables of them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Make the tables of ``book/benchmarks.md`` out of the results in ``benchmarks/results``.
+"""Make the tables of ``book/benchmarks.md`` out of the results in ``helpers/results``.
 
 ::
 

@@ -5,7 +5,7 @@ after round in one process, and between any two of them the machine's bfloat16 m
 
     python benchmarks/training_throughput.py --rounds 7
 
-Results go to ``benchmarks/results/training_throughput.json`` after every round; ``python benchmarks/table.py`` makes
+Results go to ``helpers/results/training_throughput.json`` after every round; ``python benchmarks/table.py`` makes
 the book's tables of them.
 """
 

@@ -260,7 +260,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Trainings, pictures and distances that take no time; the names of what was called, in order."""
     calls: list[str] = []
 
-    def run_recipe(name: str, folder: Path, *, changes: dict[str, Any], command: str) -> Path:
+    def run_recipe(name: str, folder: Path, *, changes: dict[str, Any], arguments: object, command: str) -> Path:
         calls.append(f"train {name} {changes['n_steps']}")
         path = Path(folder) / f"{name}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -326,6 +326,15 @@ def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
         config = replace(recipe.config, batch_size=4)
         architecture = {**recipe.architecture, "arguments": arguments}
         monkeypatch.setitem(recipes.RECIPES, name, replace(recipe, architecture=architecture, config=config))
+
+
+def test_candidates_differ_in_what_they_say(small_recipes: None, tmp_path: Path) -> None:
+    base, narrow = (quality.VARIANTS[name] for name in ("fast-unet", "fast-unet-narrow"))
+    sizes = [quality.train(v, 1, tmp_path / v.title)["parameters"] for v in (base, replace(narrow, recipe=base.recipe))]
+    assert sizes[1] > sizes[0]  # the small recipe of this test has 64 channels at both resolutions, narrow has 256
+    for name, variant in quality.VARIANTS.items():
+        known = recipes.changed(recipes.RECIPES[variant.recipe], variant.changes).architecture["arguments"]
+        assert set(variant.arguments) <= set(known) | {"channels"}, name
 
 
 @pytest.mark.parametrize("name", ["fast-unet", "simple-unet-fp32"])

@@ -16,6 +16,7 @@ HELPERS = ROOT / "helpers"
 # From the ground up: a module may import those before it. New modules take their place here.
 ORDER = [
     "weights",
+    "results",
     "schedules",
     "oracle",
     "data",

@@ -38,6 +38,16 @@ def tiny(name: str) -> recipes.Recipe:
 # ── the list ──────────────────────────────────────────────────────────────
 
 
+def test_another_network_of_the_same_kind(
+    few_digits: data.Split, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(recipes.RECIPES, "digits-ddpm", tiny("digits-ddpm"))
+    card = json.loads(
+        recipes.run("digits-ddpm", tmp_path, arguments={"base_channels": 16}).with_suffix(".json").read_text()
+    )
+    assert card["architecture"]["arguments"] == {**tiny("digits-ddpm").architecture["arguments"], "base_channels": 16}
+
+
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_recipes_are_complete(name: str) -> None:
     recipe = recipes.RECIPES[name]

@@ -40,6 +40,12 @@ def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     return replace(recipe, config=replace(recipe.config, **changes))
 
 
+def _with_arguments(recipe: Recipe, arguments: Mapping[str, Any]) -> Recipe:
+    """The recipe with another network of the same kind."""
+    architecture = recipe.architecture
+    return replace(recipe, architecture={**architecture, "arguments": {**architecture["arguments"], **arguments}})
+
+
 def _for_job(recipe: Recipe, job: Job) -> Recipe:
     """The recipe as this job needs it: a folder of pictures has no classes."""
     if not recipe.own_images and (job.images or job.start):
@@ -86,7 +92,13 @@ def _card(recipe: Recipe, outcome: Outcome, minutes: float, command: str) -> dic
 
 
 def run(
-    name: str, folder: str | Path, *, changes: Mapping[str, Any] | None = None, command: str | None = None, **job: Any
+    name: str,
+    folder: str | Path,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    command: str | None = None,
+    **job: Any,
 ) -> Path:
     """Train a recipe and write ``folder/name.safetensors`` with its card beside it.
 
@@ -94,6 +106,7 @@ def run(
         name: A key of :data:`RECIPES`.
         folder: Where to write; made if missing, and tried before the training begins.
         changes: Other settings of the recipe's :class:`helpers.training.TrainingConfig`.
+        arguments: Other arguments of its network.
         command: What the card says about how the weights were made.
         **job: The other attributes of :class:`Job`.
 
@@ -109,7 +122,7 @@ def run(
     if name not in RECIPES:
         raise ValueError(f"expected a recipe out of {', '.join(RECIPES)}, got {name!r}")
     task = Job(Path(folder), **job)
-    recipe = _for_job(changed(RECIPES[name], changes or {}), task)
+    recipe = _for_job(_with_arguments(changed(RECIPES[name], changes or {}), arguments or {}), task)
     _writable(task.folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.config.seed)

@@ -21,7 +21,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .schedules import NoiseSchedule, alpha_bar_from_sigma, expand_like
+from ..schedules import NoiseSchedule, alpha_bar_from_sigma, expand_like
 
 __all__ = [
     "Density",
