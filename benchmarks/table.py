@@ -267,6 +267,8 @@ def render(results: Path = RESULTS, references: Path = REFERENCES) -> str:
             sampling(load("sampling")),
             "## Quality at equal time",
             quality(load("quality_at_equal_time"), references),
+            "## Candidates for the fast U-Net",
+            quality(load("candidates"), references),
         ]
     )
 

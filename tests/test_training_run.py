@@ -124,6 +124,44 @@ def test_an_interrupted_training_is_bit_for_bit_the_uninterrupted_one(tmp_path: 
         assert not result.model.training
 
 
+class Remembering:
+    """A loss with a state: a running mean of the pictures, which each value depends on."""
+
+    def __init__(self) -> None:
+        self.mean = torch.zeros(3, 4, 4)
+
+    def __call__(self, model: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
+        self.mean = 0.9 * self.mean + 0.1 * x.mean(0)
+        return loss(model, x, generator) + (model(self.mean[None]) - self.mean).square().mean()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"mean": self.mean}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.mean = state["mean"]
+
+
+def test_what_a_loss_remembers_goes_on_too(tmp_path: Path) -> None:
+    def stop(step: int, result: TrainingResult) -> None:
+        if step == 4:
+            raise Crash
+
+    whole, remembered = train(network(), Remembering(), IMAGES, config(), progress=False), Remembering()
+    run = Run(tmp_path, every_minutes=0.0)
+    with pytest.raises(Crash):
+        train(network(), remembered, IMAGES, config(), run=run, callback=stop, progress=False)
+    result = train(network(), Remembering(), IMAGES, config(), run=Run(tmp_path), progress=False)
+    assert result.losses == whole.losses
+
+
+def test_a_loss_that_remembers_needs_one_process(tmp_path: Path) -> None:
+    class TwoProcesses(training.loop.SingleProcess):
+        num_processes = 2
+
+    with pytest.raises(ValueError, match="expected one process for a loss with a state of its own, got 2"):
+        train(network(), Remembering(), IMAGES, config(n_parts=2), accelerator=TwoProcesses(), progress=False)
+
+
 def test_the_checkpoint_keeps_the_layout_of_the_optimiser_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fused AdamW walks weights and moments in memory order: another order would pair the wrong ones."""
     options, strides, step = {"channels_last": True, "fused": True}, [], torch.optim.AdamW.step

@@ -21,7 +21,11 @@ from .run import Run, StopRequest
 __all__ = ["LossFunction", "Start", "TrainingDiverged", "TrainingResult", "batches", "train"]
 
 LossFunction = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
-"""``loss(model, batch, generator)``: a scalar to minimise; all its randomness comes from the generator."""
+"""``loss(model, batch, generator)``: a scalar to minimise; all its randomness comes from the generator.
+
+A loss that remembers something from one step to the next, such as the chains of persistent contrastive divergence, has
+``state_dict()`` and ``load_state_dict(state)`` for tensors by name, and goes into checkpoints with all the rest.
+"""
 
 
 class TrainingDiverged(RuntimeError):
@@ -131,6 +135,8 @@ class _Trainer:
     ) -> None:
         if config.n_parts % engine.num_processes:
             raise ValueError(f"expected n_parts divisible by {engine.num_processes} processes, got {config.n_parts}")
+        if _remembers(loss) and engine.num_processes > 1:
+            raise ValueError(f"expected one process for a loss with a state of its own, got {engine.num_processes}")
         self.loss, self.data, self.config, self.engine, self.run = loss, data, config, engine, run
         if config.channels_last:
             model.to(memory_format=torch.channels_last)
@@ -211,6 +217,8 @@ class _Trainer:
         for name, parameter in self.result.model.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{key}.{name}"] = value
+        if _remembers(self.loss):
+            tensors |= {f"loss.{key}": value for key, value in self.loss.state_dict().items()}
         tensors["order.pool"] = self.order.pool
         tensors["order.generator"] = self.order.generator.get_state()
         tensors["history"] = torch.tensor([self.result.losses, self.result.grad_norms], dtype=torch.float64)
@@ -240,6 +248,8 @@ class _Trainer:
             self.result.model.load_state_dict(under("model."))
             if self.ema:
                 self.ema.model.load_state_dict(under("ema."))
+            if _remembers(self.loss):
+                self.loss.load_state_dict(under("loss."))
         except RuntimeError as error:
             raise ValueError(f"{run.checkpoint} is of another network: {error}") from error
         for name, parameter in self.result.model.named_parameters():
@@ -376,6 +386,10 @@ def _keep(trainer: _Trainer, run: Run, stop: StopRequest) -> None:
         trainer.save()
     if stopped:
         raise KeyboardInterrupt
+
+
+def _remembers(loss: LossFunction) -> bool:
+    return hasattr(loss, "state_dict") and hasattr(loss, "load_state_dict")
 
 
 def _check_scalar(value: Tensor) -> None:
