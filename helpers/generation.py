@@ -2,21 +2,21 @@
 
 A model of discrete time (its card names a noise schedule) is sampled by DDIM; a model of continuous noise (its card
 names a preconditioning) by a few-step solver of the probability-flow ODE, with classifier-free guidance if it knows
-classes.
+classes; an energy that knows no noise levels by Langevin dynamics, as its card says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from . import samplers, schedules, zoo
+from . import langevin, samplers, schedules, zoo
 
-__all__ = ["DEFAULT_STEPS", "Drawn", "draw", "n_classes", "solver_of"]
+__all__ = ["DEFAULT_STEPS", "Drawn", "LangevinSettings", "draw", "is_continuous", "is_energy", "n_classes", "solver_of"]
 
 DEFAULT_STEPS = {"discrete": 50, "continuous": 18}
 """Steps where nobody says how many."""
@@ -50,6 +50,46 @@ class Drawn:
     levels: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class LangevinSettings:
+    """How an energy is sampled that knows no noise levels: the entry ``"sampling"`` of its card.
+
+    Attributes:
+        steps: Steps where nobody says how many.
+        step_size: ε of x′ = x − (ε/2)∇E + √(εT) ξ.
+        temperature: T.
+        grad_clip: Largest norm of a picture's gradient, or None.
+        clamp: States are kept in [−clamp, clamp], or None.
+        start: Chains start from ``"uniform"`` noise in [−1, 1], or from ``"normal"`` noise.
+    """
+
+    steps: int = 60
+    step_size: float = 0.01
+    temperature: float = 1.0
+    grad_clip: float | None = None
+    clamp: float | None = 1.0
+    start: Literal["uniform", "normal"] = "uniform"
+
+    @classmethod
+    def of(cls, card: Mapping[str, Any]) -> LangevinSettings:
+        """What a card says, the defaults elsewhere.
+
+        Raises:
+            ValueError: For an entry that is not known.
+        """
+        given = card.get("sampling") or {}
+        known = {field.name for field in fields(cls)}
+        if unknown := set(given) - known:
+            raise ValueError(f'expected in "sampling" only {", ".join(sorted(known))}, got {", ".join(unknown)}')
+        return cls(**given)
+
+    def first(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Where chains start, of this shape."""
+        if self.start == "uniform":
+            return 2 * torch.rand(shape, generator=generator) - 1
+        return torch.randn(shape, generator=generator)
+
+
 def solver_of(name: str) -> samplers.Solver:
     """A solver by its short name.
 
@@ -59,6 +99,16 @@ def solver_of(name: str) -> samplers.Solver:
     if name not in SOLVERS:
         raise ValueError(f"expected a solver out of {', '.join(SOLVERS)}, got {name!r}")
     return SOLVERS[name]()
+
+
+def is_energy(card: Mapping[str, Any]) -> bool:
+    """Whether a card is that of an energy that knows no noise levels, which Langevin dynamics samples.
+
+    Example:
+        >>> is_energy({"architecture": {"name": "EnergyCNN"}}), is_energy({"architecture": {"name": "SimpleUNet"}})
+        (True, False)
+    """
+    return card["architecture"]["name"].startswith("Energy")
 
 
 def is_continuous(card: Mapping[str, Any]) -> bool:
@@ -111,8 +161,10 @@ def draw(
         model: From :func:`helpers.zoo.load`.
         card: From :func:`helpers.zoo.card`.
         n: How many.
-        seed: Of the noise from which they form; the first pictures are the same whatever ``n`` is.
-        steps: Steps of the sampler; evaluations of the network for all solvers but Heun's, which needs two a step.
+        seed: Of the noise from which they form; the first pictures are the same whatever ``n`` is, but for Langevin
+            dynamics, whose noise on the way is drawn for a whole batch.
+        steps: Steps of the sampler; evaluations of the network for all solvers but Heun's, which needs two a step, and
+            for Langevin dynamics, where a step is a gradient.
         label: One class for all, or a class for each (n,), or None: all classes in turn, if there are any.
         guidance: Scale of classifier-free guidance; 1 is none.
         solver: For models of continuous noise: one of euler, heun, dpmpp2m, ipndm, unipc.
@@ -126,6 +178,8 @@ def draw(
     """
     if n < 1 or batch_size < 1:
         raise ValueError(f"expected n and batch_size >= 1, got {n} and {batch_size}")
+    if is_energy(card):
+        return _langevin(model, card, n, seed, steps, batch_size, return_states)
     continuous = is_continuous(card)
     if guidance != 1 and not n_classes(card):
         raise ValueError(f"expected guidance 1: {card['name']} knows no classes to guide towards")
@@ -145,10 +199,34 @@ def draw(
     return Drawn(images, states, levels) if return_states else Drawn(images)
 
 
+def _langevin(
+    model: nn.Module, card: Mapping[str, Any], n: int, seed: int, steps: int | None, batch_size: int, states: bool
+) -> Drawn:
+    """Chains from noise."""
+    how, generator = LangevinSettings.of(card), torch.Generator().manual_seed(seed)
+    parts = []
+    for part in torch.arange(n).split(batch_size):
+        run = langevin.langevin_dynamics(
+            model,
+            how.first((len(part), *card["shape"]), generator),
+            steps or how.steps,
+            how.step_size,
+            how.temperature,
+            grad_clip=how.grad_clip,
+            clamp=None if how.clamp is None else (-how.clamp, how.clamp),
+            generator=generator,
+            return_trajectory=True,
+        )
+        parts.append(run if states else run[-1:])
+    found = torch.cat(parts, dim=1)
+    return Drawn(found[-1].clamp(-1, 1), found if states else None)
+
+
 def _guided(model: nn.Module, card: Mapping[str, Any], guidance: float) -> samplers.Denoiser:
+    denoiser = getattr(model, "denoiser", model)  # an energy has one
     if guidance == 1:
-        return model
-    return samplers.Guided(model, guidance, GUIDANCE_INTERVAL, n_classes=n_classes(card))
+        return denoiser
+    return samplers.Guided(denoiser, guidance, GUIDANCE_INTERVAL, n_classes=n_classes(card))
 
 
 def _discrete(

@@ -16,6 +16,7 @@ from torch import nn
 from . import nn as networks
 from . import schedules, training
 from .diffusion import EDMPrecond
+from .energy import InnerProductEnergy
 from .schedules import NoiseSchedule
 
 __all__ = ["ARCHITECTURES", "available", "build", "card", "load", "load_file", "schedule_of"]
@@ -24,6 +25,8 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "CIFARNet": networks.CIFARNet,
+    "EnergyCNN": networks.EnergyCNN,
+    "EnergyMLP": networks.EnergyMLP,
     "FastUNet": networks.FastUNet,
     "SimpleUNet": networks.SimpleUNet,
     "SmallClassifier": networks.SmallClassifier,
@@ -66,20 +69,23 @@ def build(architecture: Mapping[str, Any]) -> nn.Module:
     """An untrained network from a card's ``{"name": …, "arguments": {…}}``.
 
     With ``"preconditioning": {"name": "EDM", "sigma_data": …}`` it is the denoiser around the network,
-    :class:`helpers.diffusion.EDMPrecond`.
+    :class:`helpers.diffusion.EDMPrecond`. With ``"energy": "inner-product"`` beside it, it is the noise-conditional
+    energy with such a denoiser, :class:`helpers.energy.InnerProductEnergy`.
 
     Raises:
-        ValueError: If the name is not in :data:`ARCHITECTURES`, or the preconditioning is not known.
+        ValueError: If the name is not in :data:`ARCHITECTURES`, or preconditioning or energy are not known.
     """
     if architecture["name"] not in ARCHITECTURES:
         raise ValueError(f"expected one of {', '.join(ARCHITECTURES)}, got {architecture['name']!r}")
     network = ARCHITECTURES[architecture["name"]](**architecture["arguments"])
-    around = architecture.get("preconditioning")
+    around, energy = architecture.get("preconditioning"), architecture.get("energy")
+    if energy not in (None, "inner-product") or (energy and not around):
+        raise ValueError(f"expected the energy inner-product beside a preconditioning, got {energy!r}")
     if around is None:
         return network
     if around["name"] != "EDM":
         raise ValueError(f"expected the preconditioning EDM, got {around['name']!r}")
-    return EDMPrecond(network, around["sigma_data"])
+    return (InnerProductEnergy if energy else EDMPrecond)(network, around["sigma_data"])
 
 
 def schedule_of(info: Mapping[str, Any]) -> NoiseSchedule:

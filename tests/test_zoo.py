@@ -230,12 +230,26 @@ def test_weights_that_do_not_ship_or_do_not_fit_are_refused(copied: Path) -> Non
 # ── architectures and schedules ───────────────────────────────────────────
 
 
+def test_an_energy_is_built_around_the_same_network_as_a_denoiser() -> None:
+    network = {"name": "FastUNet", "arguments": {"channels": [64, 64], "blocks": [1, 1, 1, 1], "emb_channels": 32}}
+    around = {**network, "preconditioning": {"name": "EDM", "sigma_data": 0.5}}
+    energy = zoo.build({**around, "energy": "inner-product"})
+    x, sigma = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.ones(2)
+    assert energy(x, sigma).shape == (2,)
+    assert energy.denoise(x, sigma).shape == x.shape
+    names = {key.replace("denoiser.network.", "", 1) for key in energy.state_dict()}
+    assert names == set(zoo.build(around).state_dict())
+    for wrong in ({**network, "energy": "inner-product"}, {**around, "energy": "norm"}):
+        with pytest.raises(ValueError, match="expected the energy inner-product beside a preconditioning, got"):
+            zoo.build(wrong)
+
+
 def test_build_makes_only_what_is_listed() -> None:
     model = zoo.build({"name": "TimeMLP", "arguments": {"dim": 3, "hidden": 8}})
     assert type(model).__name__ == "TimeMLP"
     assert model.dim == 3
     with pytest.raises(
-        ValueError, match="expected one of CIFARNet, FastUNet, SimpleUNet, SmallClassifier, TimeMLP, got 'system'"
+        ValueError, match=r"expected one of CIFARNet, EnergyCNN, .*, SmallClassifier, TimeMLP, got 'system'"
     ):
         zoo.build({"name": "system", "arguments": {}})
 

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 
 from .. import __version__, training, zoo
-from . import cifar10, digits
+from . import cifar10, digits, energies
 from ._recipe import Job, Outcome, Recipe
 from .digits import digit_distance
 
 __all__ = ["RECIPES", "Job", "Outcome", "Recipe", "changed", "digit_distance", "run"]
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*digits.RECIPES, *cifar10.RECIPES)}
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*digits.RECIPES, *cifar10.RECIPES, *energies.RECIPES)}
 """Every recipe by its name."""
 
 
@@ -78,6 +78,7 @@ def _card(recipe: Recipe, outcome: Outcome, minutes: float, command: str) -> dic
         "metrics": outcome.metrics,
         "command": command,
         "limits": recipe.limits,
+        **outcome.entries,
         "versions": {
             "helpers": __version__,
             "torch": torch.__version__.split("+")[0],

@@ -45,6 +45,7 @@ class Outcome:
         data: What it was trained on, in words.
         shape: Channels, height and width of its pictures.
         earlier: The card of the weights that it went on from, or None.
+        entries: More entries of the card.
         half: Whether weights are stored as float16, and the raw ones beside the average, in a folder ``raw``.
     """
 
@@ -53,6 +54,7 @@ class Outcome:
     data: str
     shape: tuple[int, ...]
     earlier: Mapping[str, Any] | None = None
+    entries: Mapping[str, Any] = field(default_factory=dict)
     half: bool = False
 
 

@@ -24,7 +24,8 @@ LossFunction = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
 """``loss(model, batch, generator)``: a scalar to minimise; all its randomness comes from the generator.
 
 A loss that remembers something from one step to the next, such as the chains of persistent contrastive divergence, has
-``state_dict()`` and ``load_state_dict(state)`` for tensors by name, and goes into checkpoints with all the rest.
+``state_dict()`` and ``load_state_dict(state)`` for tensors by name, and goes into checkpoints with all the rest. One
+that has ``report()``, a dictionary of numbers, adds them to each line of the log.
 """
 
 
@@ -303,6 +304,7 @@ class _Trainer:
                 "grad_norm": round(sum(self.result.grad_norms[-n:]) / len(self.result.grad_norms[-n:]), 4),
                 "learning_rate": self.config.learning_rate_at(self.step - 1),
                 "seconds": round(self.result.seconds, 1),
+                **(self.loss.report() if hasattr(self.loss, "report") else {}),
             }
         )
 

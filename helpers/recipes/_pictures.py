@@ -1,0 +1,147 @@
+"""What the recipes of pictures share: examples kept as bytes, the folder of a long training, previews, warm starts."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.utils import save_image
+
+from .. import data, diffusion, training, zoo
+from ._recipe import Job, Outcome, Recipe
+
+__all__ = ["LIMITS", "LONG", "Examples", "cifar_words", "device_of", "examples_of", "run_of", "train_on"]
+
+PREVIEW_EVERY = 2000
+OPEN_ENDED = ("n_steps", "decay", "decay_steps")
+
+LIMITS = "32×32 pixels and ten classes; trained for hours on a small CPU, so shapes are often wrong. For teaching only."
+
+LONG: dict[str, Any] = {
+    "ema_half_life": 500_000,
+    "ema_rampup": 0.05,
+    "ema_every": 8,
+    "precision": "bfloat16",
+    "channels_last": True,
+    "fused": True,
+}
+"""What the long trainings share: the average of Karras et al. (2022), and the fast path of a CPU."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Pictures as bytes (N, C, H, W), labels (N,) or None, in words, and a test set, which is the same for a folder."""
+
+    images: Tensor
+    labels: Tensor | None
+    n_classes: int
+    words: str
+    held_out: Tensor
+
+    def batch(self, index: Tensor, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """Pictures in [−1, 1], half of them flipped, and labels, a tenth of them dropped; on ``device``."""
+        images = data.from_uint8(self.images[index])
+        flipped = torch.rand(len(index), generator=generator) < 0.5
+        images = torch.where(flipped[:, None, None, None], images.flip(3), images)
+        images = images.to(device, memory_format=torch.channels_last)
+        if self.labels is None:
+            return images, None
+        return images, diffusion.drop_labels(self.labels[index], self.n_classes, 0.1, generator).to(device)
+
+
+def examples_of(job: Job, channels: int) -> Examples:
+    if job.images is not None:
+        pictures = data.to_uint8(data.image_folder(job.images, job.size or 32, channels))
+        digest = hashlib.sha256(pictures.numpy().tobytes()).hexdigest()
+        size = f"{pictures.shape[2]}×{pictures.shape[3]}"
+        words = f"{len(pictures):,} pictures of a folder, at {size}; SHA-256 {digest}"
+        return Examples(pictures, None, 0, words, pictures)
+    cifar = data.cifar10()
+    return Examples(cifar.train, cifar.train_labels, len(cifar.classes), cifar_words(cifar), cifar.test)
+
+
+def cifar_words(cifar: data.CIFAR10) -> str:
+    n, digest = len(cifar.train), cifar.sha256()["train"]
+    return f"CIFAR-10 (Krizhevsky 2009), {n:,} training images; SHA-256 of the pixels {digest}"
+
+
+def run_of(recipe: Recipe, job: Job, words: str, **more: str) -> training.Run:
+    """The folder of a training; what must agree with a checkpoint in it is everything but the training's length."""
+    config = {key: value for key, value in asdict(recipe.config).items() if key not in OPEN_ENDED}
+    identity = {"recipe": recipe.name, "architecture": recipe.architecture, "data": words, "config": config}
+    return training.Run(job.folder / recipe.name, {**identity, **more})
+
+
+def device_of(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def train_on(
+    recipe: Recipe,
+    model: nn.Module,
+    job: Job,
+    examples: Examples,
+    loss: training.LossFunction,
+    draw: Callable[[nn.Module, Tensor], Tensor],
+    denoiser: Callable[[nn.Module], nn.Module] | None = None,
+) -> Outcome:
+    """The training that the recipes share: warm start, folder, previews.
+
+    Args:
+        recipe: With the settings of this job.
+        model: To train, in place.
+        job: Where, and from which weights on.
+        examples: What to train on; the loss gets indices into them.
+        loss: As :func:`helpers.training.train` takes it.
+        draw: Pictures from a model and standard normal noise, for the previews.
+        denoiser: Where in the model the denoiser is from whose weights it can start, for a model that is more than one.
+    """
+    start, earlier = warm_start(model, job, denoiser)
+    run = run_of(recipe, job, examples.words, **({"start": earlier["sha256"]} if earlier else {}))
+    shape = (64, *examples.images.shape[1:])
+
+    def preview(step: int, result: training.TrainingResult) -> None:
+        if step % PREVIEW_EVERY or result.ema is None or (job.accelerator and not job.accelerator.is_main_process):
+            return
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        grid = draw(result.ema, noise.to(device_of(result.ema))).cpu()
+        save_image((grid.clamp(-1, 1) + 1) / 2, run.folder / f"samples-{step:07d}.png", nrow=8)
+
+    result = training.train(
+        model,
+        loss,
+        torch.arange(len(examples.images)),
+        recipe.config,
+        run=run,
+        start=start,
+        accelerator=job.accelerator,
+        callback=preview,
+        progress=job.progress,
+    )
+    last = result.losses[-500:]
+    return Outcome(
+        result, {"final_loss": round(sum(last) / len(last), 6)}, examples.words, shape[1:], earlier, half=True
+    )
+
+
+def warm_start(
+    model: nn.Module, job: Job, denoiser: Callable[[nn.Module], nn.Module] | None = None
+) -> tuple[training.Start | None, dict[str, Any] | None]:
+    """Fill ``model`` with the raw weights that an earlier run left, and give the average to go on from."""
+    if job.start is None:
+        return None, None
+    average = copy.deepcopy(model)
+    _, card = zoo.load_file(job.start)  # refuses what is damaged, with a clear message
+    inside = denoiser if denoiser and not card["architecture"].get("energy") else lambda whole: whole
+    training.load_checkpoint(job.start, {"ema": inside(average)})
+    raw = job.start.parent / "raw" / job.start.name
+    if raw.exists():
+        training.load_checkpoint(raw, {"model": inside(model)})
+    else:
+        model.load_state_dict(average.state_dict())
+    return training.Start(average, card["images_seen"]), card

@@ -1,0 +1,157 @@
+"""The energy-based models of colour photographs: CIFAR-10, or any folder of pictures.
+
+``cifar10-energy`` is the fast U-Net as a noise-conditional energy, trained by denoising score matching; ``cifar10-ebm``
+is a small convolutional network, trained by persistent contrastive divergence with a replay buffer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from .. import data, diffusion, ebm, langevin, samplers, schedules
+from ..energy import InnerProductEnergy
+from ..training import TrainingConfig
+from ._pictures import LIMITS, LONG, Examples, device_of, examples_of, train_on
+from ._recipe import Job, Outcome, Recipe
+
+__all__ = ["RECIPES", "ContrastiveOnPictures"]
+
+CAPACITY, RESTART, L2, DATA_NOISE = 10_000, 0.05, 0.01, 0.03
+SAMPLER = ebm.LangevinSampler(n_steps=20, step_size=2.0, temperature=5e-5, grad_clip=None, clamp=(-1.0, 1.0))
+"""Temperature and step of Grathwohl et al. (2020, arXiv:1912.03263, appendix): α = 1, noise 0.01. Far below 1."""
+
+
+SAMPLING = {
+    "steps": 200,
+    "step_size": SAMPLER.step_size,
+    "temperature": SAMPLER.temperature,
+    "clamp": 1.0,
+    "start": "uniform",
+}
+"""How new pictures are drawn: the chains of the training, for longer, since each starts anew."""
+
+
+@torch.no_grad()
+def energy_quantiles(energy: nn.Module, images: Tensor, n: int = 100) -> list[float]:
+    """Energies of pictures, uint8 (N, C, H, W), sorted, at ``n`` + 1 evenly spaced shares of them from 0 to 1."""
+    values = torch.cat([energy(data.from_uint8(part)).double() for part in images.split(200)])
+    return [round(value, 5) for value in values.quantile(torch.linspace(0, 1, n + 1, dtype=torch.float64)).tolist()]
+
+
+def _train_energy(recipe: Recipe, model: InnerProductEnergy, job: Job) -> Outcome:
+    examples = examples_of(job, model.denoiser.network.network.in_channels)
+
+    def loss(energy: nn.Module, index: Tensor, generator: torch.Generator) -> Tensor:
+        images, labels = examples.batch(index, generator, device_of(energy))
+        return diffusion.edm_loss(energy.denoiser, images, generator, label=labels)
+
+    def draw(energy: nn.Module, noise: Tensor) -> Tensor:
+        labels = torch.arange(len(noise), device=noise.device) % examples.n_classes if examples.n_classes else None
+        sigmas = schedules.append_zero(schedules.karras_sigmas(12))
+        x_T = noise * sigmas[0].item()
+        return samplers.sample_ode(energy.denoiser, samplers.DPMSolverPP2M(), x_T, sigmas, label=labels)
+
+    def denoiser(energy: nn.Module) -> nn.Module:
+        return diffusion.EDMPrecond(energy.denoiser.network.network, energy.sigma_data)
+
+    return train_on(recipe, model, job, examples, loss, draw, denoiser)
+
+
+class ContrastiveOnPictures:
+    """Contrastive divergence for batches of indices: fetches the pictures, and passes on what the chains remember.
+
+    Args:
+        examples: The pictures.
+        loss: The loss of pictures in [−1, 1].
+    """
+
+    def __init__(self, examples: Examples, loss: ebm.ContrastiveDivergence) -> None:
+        self.examples, self.loss = examples, loss
+
+    def __call__(self, energy: nn.Module, index: Tensor, generator: torch.Generator) -> Tensor:
+        """The loss of the pictures with these indices (B,)."""
+        images, _ = self.examples.batch(index, generator, device_of(energy))
+        return self.loss(energy, images, generator)
+
+    def report(self) -> dict[str, float]:
+        """Mean energies of data and of chains in the last step."""
+        if self.loss.last_energies is None:
+            return {}
+        low, high = self.loss.last_energies
+        return {"energy_data": round(low, 5), "energy_model": round(high, 5)}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The chains."""
+        return self.loss.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on with them."""
+        self.loss.load_state_dict(state)
+
+
+def _train_ebm(recipe: Recipe, model: nn.Module, job: Job) -> Outcome:
+    examples = examples_of(job, model.shape[0])
+    if tuple(examples.images.shape[1:]) != model.shape:
+        raise ValueError(f"expected pictures of shape {model.shape}, got {tuple(examples.images.shape[1:])}")
+    first = torch.Generator().manual_seed(recipe.config.seed)
+    buffer = langevin.ReplayBuffer(CAPACITY, model.shape, RESTART, generator=first)
+    chains = ebm.PersistentChains(buffer, SAMPLER)
+    loss = ContrastiveOnPictures(examples, ebm.ContrastiveDivergence(chains, l2=L2, data_noise=DATA_NOISE))
+    outcome = train_on(recipe, model, job, examples, loss, lambda energy, noise: buffer.chains[: len(noise)])
+    outcome.metrics |= loss.report()
+    outcome.entries = {
+        "sampling": SAMPLING,
+        "energy_quantiles": energy_quantiles(outcome.result.ema, examples.held_out),
+    }
+    return outcome
+
+
+RECIPES = (
+    Recipe(
+        name="cifar10-energy",
+        summary="The fast U-Net as a noise-conditional energy, conditioned on the class, on CIFAR-10.",
+        architecture={
+            "name": "FastUNet",
+            "arguments": {"n_classes": 10, "channels": [128, 256], "blocks": [1, 1, 2, 2], "time_scale": 16.0},
+            "preconditioning": {"name": "EDM", "sigma_data": 0.5},
+            "energy": "inner-product",
+        },
+        schedule=None,
+        config=TrainingConfig(
+            n_steps=20_000,
+            batch_size=64,
+            learning_rate=5e-4,
+            warmup_steps=500,
+            decay="cosine",
+            decay_steps=4_000,
+            betas=(0.9, 0.99),
+            **LONG,
+        ),
+        expect="about 5 hours and 3 GB on 2 cores, from the weights of cifar10-edm (--start)",
+        run=_train_energy,
+        limits=LIMITS,
+        own_images=True,
+    ),
+    Recipe(
+        name="cifar10-ebm",
+        summary="A small convolutional energy, trained by persistent contrastive divergence, on CIFAR-10.",
+        architecture={"name": "EnergyCNN", "arguments": {}},
+        schedule=None,
+        config=TrainingConfig(
+            n_steps=20_000,
+            batch_size=64,
+            learning_rate=1e-4,
+            warmup_steps=500,
+            betas=(0.0, 0.999),
+            grad_clip=0.1,
+            **LONG,
+        ),
+        expect="about 5 hours and 2 GB on 2 cores",
+        run=_train_ebm,
+        limits=f"{LIMITS} Its chains sample at a temperature far below 1: good pictures, not its density.",
+        own_images=True,
+    ),
+)
