@@ -4,6 +4,7 @@
   the assignment's blocks, with its signatures and attribute names, so that its state dicts load.
 * :class:`FastUNet`: two resolutions, class-conditional, made for speed.
 * :class:`TimeMLP`: for points in the plane.
+* :class:`EnergyMLP`, :class:`EnergyCNN`: one number a sample, for points and for pictures.
 * :class:`SmallClassifier`, :class:`CIFARNet`: whose features measure distances between sets of digits, or of colour
   pictures.
 """
@@ -12,6 +13,7 @@ from .blocks import AttentionBlock, ResidualBlock
 from .cifarnet import CIFARNet
 from .classifier import SmallClassifier
 from .embeddings import SinusoidalTimeEmbedding, sinusoidal_embedding
+from .energy_nets import EnergyCNN, EnergyMLP
 from .fast_unet import FastUNet
 from .mlp import TimeMLP
 from .unet import SimpleUNet
@@ -19,6 +21,8 @@ from .unet import SimpleUNet
 __all__ = [
     "AttentionBlock",
     "CIFARNet",
+    "EnergyCNN",
+    "EnergyMLP",
     "FastUNet",
     "ResidualBlock",
     "SimpleUNet",

@@ -104,9 +104,7 @@ class Grid:
             raise ValueError(f"expected values of shape ({self.n**self.dim},), got {tuple(log_values.shape)}")
 
 
-def grid_nll(
-    energy: Callable[[Tensor], Tensor], points: Tensor, weights: Tensor, temperature: float = 1.0
-) -> Tensor:
+def grid_nll(energy: Callable[[Tensor], Tensor], points: Tensor, weights: Tensor, temperature: float = 1.0) -> Tensor:
     r"""L(θ) = Σ p_i E_i/T + log Σ_j exp(−E_j/T): the exact negative log-likelihood on finitely many points.
 
     Args:
@@ -154,7 +152,6 @@ def grid_nll_gradient(
     return torch.autograd.grad(((weights - model) * scaled).sum(), list(parameters))
 
 
-@torch.no_grad()
 def finite_differences(
     function: Callable[[], Tensor], parameters: Sequence[Tensor], step: float = 1e-5
 ) -> tuple[Tensor, ...]:
@@ -171,7 +168,7 @@ def finite_differences(
         One tensor for each parameter, of its shape.
 
     Raises:
-        ValueError: If ``step`` is not positive, or a parameter is not float64.
+        ValueError: If ``step`` is not positive, or a parameter is not float64 or not contiguous in memory.
 
     Example:
         >>> x = torch.tensor([1.0, 2.0], dtype=torch.float64)
@@ -182,24 +179,21 @@ def finite_differences(
         raise ValueError(f"expected step > 0, got {step}")
     slopes = []
     for parameter in parameters:
-        if parameter.dtype != torch.float64:
-            raise ValueError(f"expected parameters in float64, got {parameter.dtype}")
-        slope = torch.empty_like(parameter, requires_grad=False)
-        entries, answers = parameter.view(-1), slope.view(-1)
+        if parameter.dtype != torch.float64 or not parameter.is_contiguous():
+            raise ValueError(f"expected contiguous parameters in float64, got {parameter.dtype}")
+        entries = parameter.detach().view(-1)  # shares its memory
+        slope = torch.empty_like(entries)
         for i, value in enumerate(entries.tolist()):
             entries[i] = value + step
             above = function().item()
             entries[i] = value - step
-            below = function().item()
+            slope[i] = (above - function().item()) / (2 * step)
             entries[i] = value
-            answers[i] = (above - below) / (2 * step)
-        slopes.append(slope)
+        slopes.append(slope.reshape(parameter.shape))
     return tuple(slopes)
 
 
-def _energies(
-    energy: Callable[[Tensor], Tensor], points: Tensor, weights: Tensor, temperature: float
-) -> Tensor:
+def _energies(energy: Callable[[Tensor], Tensor], points: Tensor, weights: Tensor, temperature: float) -> Tensor:
     """E/T at the points, checked."""
     if not temperature > 0:
         raise ValueError(f"expected temperature > 0, got {temperature}")
