@@ -391,7 +391,7 @@ def _keep(trainer: _Trainer, run: Run, stop: StopRequest) -> None:
 
 
 def _remembers(loss: LossFunction) -> bool:
-    return hasattr(loss, "state_dict") and hasattr(loss, "load_state_dict")
+    return hasattr(loss, "load_state_dict") and bool(loss.state_dict())
 
 
 def _check_scalar(value: Tensor) -> None:
