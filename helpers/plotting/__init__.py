@@ -7,6 +7,7 @@ from .embeddings import clock_hands, embedding_heatmap
 from .fields import density_2d, grid_2d, points_2d, score_field_2d
 from .html_player import Player, play_images
 from .images import film_strip, image_grid, show_image
+from .landscapes import energy_2d, particle_frames
 from .trajectories import paths_1d, shade_noised
 
 __all__ = [
@@ -20,11 +21,13 @@ __all__ = [
     "conv_placements",
     "density_2d",
     "embedding_heatmap",
+    "energy_2d",
     "film_strip",
     "grid_2d",
     "image_grid",
     "loss_curves",
     "new_figure",
+    "particle_frames",
     "paths_1d",
     "play_images",
     "points_2d",
