@@ -45,6 +45,11 @@ UNCOMPARED: dict[str, dict[str, str]] = {
             "shows which device this machine has"
         ),
     },
+    "13_performance": {
+        "peak = {dtype: max(rates.values()) for dtype, rates in product_rate.items()}": "this machine's two speeds",
+        "for name, times in spent.items():": "the longest operations of a step, by their time here",
+        "for before, after in itertools.pairwise(names):": "what each change bought on this machine",
+    },
 }
 
 TAGS = {"setup", "exercise", "exercise-check", "hide-input", "hide-output", "raises-exception", "nbval-ignore-output"}
