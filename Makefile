@@ -14,7 +14,7 @@ FIRST_RUN := test -e $(READY) || echo "First: a virtual environment in $(VENV). 
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help book test lab refresh lint site clean say-book say-test
+.PHONY: help book test load lab refresh lint site clean say-book say-test
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{ printf "  make %-9s %s\n", $$1, $$2 }'
@@ -31,8 +31,11 @@ test: say-test $(READY) ## unit tests, doctests, browser tests, and every notebo
 	@$(BIN)/python -m pytest --nbval -n $(JOBS) --dist loadfile
 
 say-test:
-	@echo "make test: unit tests, a book built and opened in a browser, and every notebook run again and compared: up to 8 minutes on 2 cores."
+	@echo "make test: unit tests, a book built and opened in a browser, and every notebook run again and compared: up to 12 minutes on 2 cores."
 	@$(FIRST_RUN)
+
+load: $(READY) ## the service under load for two minutes, on an otherwise quiet machine
+	@$(BIN)/python -m pytest -n 0 -m load tests/test_serving_load.py -s
 
 lab: $(READY) ## open the lessons in JupyterLab
 	$(BIN)/jupyter lab notebooks

@@ -1,4 +1,4 @@
-"""The command line: ``python -m helpers {train,sample,evaluate,describe}``."""
+"""The command line: ``python -m helpers {train,sample,evaluate,describe,serve}``."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ EXAMPLES = """examples:
   python -m helpers sample digits-ddpm --n 64 --seed 1 --out digits.png
   python -m helpers sample cifar10-edm --class ship --guidance 1.5 --steps 10 --out ships.png
   python -m helpers evaluate cifar10-edm --n 5000 --seeds 0 1 2
+  python -m helpers serve --port 8000
 """
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m helpers",
-        description="Train, sample, evaluate and describe the models of the course.",
+        description="Train, sample, evaluate, describe and serve the models of the course.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -46,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(commands.add_parser("evaluate", help="measure a model's images against real ones"))
     describe = commands.add_parser("describe", help="list recipes and shipped models, or show one model's card")
     describe.add_argument("name", nargs="?", help="a shipped model")
+    _add_serve(commands.add_parser("serve", help="answer requests for pictures over HTTP, with a page to try it"))
     return parser
 
 
@@ -93,6 +95,15 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
         "--features", nargs="+", default=["effnetlite0"], help="feature spaces (default: effnetlite0)"
     )
     evaluate.add_argument("--out", type=Path, help="JSON file to write the results to")
+
+
+def _add_serve(serve: argparse.ArgumentParser) -> None:
+    serve.add_argument("--host", help="address to listen on (default: 127.0.0.1, this machine only)")
+    serve.add_argument("--port", type=int, help="port to listen on, 0 for a free one (default: 8000)")
+    serve.add_argument("--models-dir", type=Path, help="folder of more models, as train writes them")
+    serve.add_argument("--models", nargs="+", help="serve only these models (default: all)")
+    serve.add_argument("--threads", type=int, help="threads of the network (default: as many as torch takes)")
+    serve.epilog = "Limits are set by environment variables COURSE_SERVE_…; the book's page on serving lists them."
 
 
 def _settings(pairs: Sequence[str]) -> dict[str, Any]:
@@ -203,18 +214,20 @@ def _evaluate(options: argparse.Namespace) -> None:
         raise ValueError(f"expected --n of at least 100, got {options.n}")
     features = {name: evaluation.load_features(name) for name in options.features}
     model, _ = _load(options.name)
+    chosen = {"steps": options.steps, "guidance": options.guidance, "solver": options.solver}
     rows = []
     for seed in options.seeds:
-        chosen = {"steps": options.steps, "guidance": options.guidance, "solver": options.solver}
         images = generation.draw(model, card, options.n, seed=seed, **chosen, progress=True).images
         classes = generation.n_classes(card)
         labels = torch.arange(options.n) % classes if classes else None
         for name, space in features.items():
             row = evaluation.evaluate_images(images, name, features=space, labels=labels)
-            rows.append({"model": card["name"], "sha256": card["sha256"], "seed": seed, **chosen, **row})
+            rows.append({"seed": seed, **row})
             print(f"seed {seed}  {row['label']} {row['frechet_distance']:.2f}  (N = {options.n})", flush=True)
     if options.out:
-        training.write_atomically(options.out, (json.dumps(rows, indent=2) + "\n").encode())
+        about = {key: card[key] for key in ("name", "sha256", "images_seen", "minutes", "parameters")}
+        result = {"benchmark": "evaluation", "model": about, "settings": {"n": options.n, **chosen}, "rows": rows}
+        training.write_atomically(options.out, (json.dumps(result, indent=2) + "\n").encode())
         print(f"wrote {options.out}")
 
 
@@ -229,6 +242,15 @@ def _train(options: argparse.Namespace) -> None:
     )
     if engine is None or engine.is_main_process:
         print(f"wrote {path} and its card")
+
+
+def _serve(options: argparse.Namespace) -> None:
+    try:
+        from . import serving
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{error.name} is missing: install the extra, pip install '.[serve]'") from error
+    names = ("host", "port", "models_dir", "models", "threads")
+    serving.serve(serving.Settings(**{name: value for name in names if (value := getattr(options, name)) is not None}))
 
 
 def _describe(name: str | None) -> None:
@@ -254,6 +276,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _sample(options)
         elif options.command == "evaluate":
             _evaluate(options)
+        elif options.command == "serve":
+            _serve(options)
         else:
             _describe(options.name)
     except (ValueError, OSError, ImportError) as error:

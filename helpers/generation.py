@@ -61,6 +61,7 @@ class LangevinSettings:
         grad_clip: Largest norm of a picture's gradient, or None.
         clamp: States are kept in [−clamp, clamp], or None.
         start: Chains start from ``"uniform"`` noise in [−1, 1], or from ``"normal"`` noise.
+        sigma: For an energy that knows noise levels: the one at which pictures are compared; else None.
     """
 
     steps: int = 60
@@ -69,6 +70,7 @@ class LangevinSettings:
     grad_clip: float | None = None
     clamp: float | None = 1.0
     start: Literal["uniform", "normal"] = "uniform"
+    sigma: float | None = None
 
     @classmethod
     def of(cls, card: Mapping[str, Any]) -> LangevinSettings:

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
 import yaml
+from _browser import find_browser
 from _notebooks import LESSONS, REPOSITORY, ROOT, tracked_files
 
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))
@@ -104,19 +105,6 @@ def test_lessons_can_be_downloaded_and_launched(book: Path, lesson: str) -> None
 
 
 # --- what a reader sees
-
-
-def find_browser() -> str | None:
-    """A Chromium that runs: the system's, or the one that playwright installed."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        own = playwright.chromium.executable_path
-    candidates = [*map(shutil.which, ("chromium", "chromium-browser", "google-chrome")), own]
-    for path in candidates:
-        if path and Path(path).exists() and subprocess.run([path, "--version"], capture_output=True).returncode == 0:
-            return path
-    return None
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .pixels import from_uint8
 
-__all__ = ["IMAGE_SUFFIXES", "image_folder"]
+__all__ = ["IMAGE_SUFFIXES", "central_square", "image_folder"]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 """Endings of the files that :func:`image_folder` reads, in small letters."""
@@ -52,9 +52,14 @@ def image_folder(path: str | Path, size: int, channels: int = 3) -> Tensor:
 def _read_square(file: Path, size: int, channels: int) -> Tensor:
     try:
         with Image.open(file) as picture:
-            picture = ImageOps.exif_transpose(picture).convert("RGB" if channels == 3 else "L")
+            return central_square(picture, size, channels)
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"cannot read the picture {file} ({error}): remove it, or save it anew as PNG") from error
+
+
+def central_square(picture: Image.Image, size: int, channels: int) -> Tensor:
+    """The central square of a picture, turned upright and resized: uint8, (channels, size, size)."""
+    picture = ImageOps.exif_transpose(picture).convert("RGB" if channels == 3 else "L")
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     square = picture.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)

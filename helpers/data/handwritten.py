@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -50,6 +49,8 @@ def digits(size: int = 16, test_fraction: float = 0.2, seed: int = 42) -> Split:
         raise ValueError(f"expected size >= 1, got {size}")
     if not 0 < test_fraction < 1:
         raise ValueError(f"expected test_fraction in (0, 1), got {test_fraction}")
+    from sklearn.datasets import load_digits  # takes seconds to import, which nothing else here needs
+
     source = load_digits()
     images = torch.from_numpy(source.images).float()[:, None] / 8 - 1
     if size != 8:

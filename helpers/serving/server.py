@@ -1,0 +1,128 @@
+"""A process, or a thread, that serves: uvicorn with a few manners of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+import uvicorn
+
+from .app import create_app
+from .engine import Engine
+from .settings import Settings
+
+__all__ = ["Server", "running", "serve"]
+
+
+class Server(uvicorn.Server):
+    """On SIGTERM or Ctrl-C: take no new requests, finish those that are there, end with exit code 0.
+
+    A second Ctrl-C ends it at once.
+
+    Args:
+        settings: Where to listen, and how long draining may take.
+        engine: As for :func:`~helpers.serving.create_app`.
+        announce: Called with the address as soon as requests are answered.
+    """
+
+    def __init__(
+        self, settings: Settings, engine: Engine | None = None, announce: Callable[[str], None] | None = None
+    ) -> None:
+        self.app = create_app(settings, engine)
+        self.announce = announce
+        self.url = ""
+        super().__init__(
+            uvicorn.Config(
+                self.app,
+                host=settings.host,
+                port=settings.port,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
+            )
+        )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say where."""
+        await super().startup(sockets)
+        if self.should_exit:
+            return
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        if self.announce is not None:
+            self.announce(self.url)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain. Uvicorn would end the process by the same signal afterwards; a drained service ends well."""
+        self.app.state.engine.drain()
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
+
+
+def serve(settings: Settings | None = None) -> None:
+    """Serve until a signal ends it; prints the address.
+
+    Raises:
+        OSError: If the address cannot be listened on.
+        ValueError: If a model's file is damaged.
+        FileNotFoundError: If the folder of models is missing.
+    """
+    settings = settings or Settings()
+    _check_address(settings)
+
+    def announce(url: str) -> None:
+        names = ", ".join(server.app.state.engine.models)
+        print(f"serving {names}\npage: {url}/  interface: {url}/docs\nlistening on {url}", flush=True)
+
+    server = Server(settings, announce=announce)
+    server.run()
+
+
+def _check_address(settings: Settings) -> None:
+    """Find out before models are loaded, and with an error that says which address."""
+    with contextlib.closing(socket.create_server((settings.host, settings.port), family=_family(settings.host))):
+        pass
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+@contextlib.contextmanager
+def running(settings: Settings | None = None, engine: Engine | None = None) -> Iterator[str]:
+    """A real server in a thread of this process, on a free port unless the settings name one; drained at the end.
+
+    Args:
+        settings: Limits; the port is a free one if None.
+        engine: As for :func:`~helpers.serving.create_app`.
+
+    Yields:
+        The address, such as ``http://127.0.0.1:43210``.
+
+    Raises:
+        RuntimeError: If it did not start.
+
+    Example:
+        >>> import httpx
+        >>> with running() as url:
+        ...     httpx.get(f"{url}/readyz").json()["status"]
+        'ready'
+    """
+    listening = threading.Event()
+    server = Server(settings or Settings(port=0), engine, announce=lambda url: listening.set())
+    thread = threading.Thread(target=server.run, name="server")
+    thread.start()
+    try:
+        while not listening.wait(0.01):
+            if not thread.is_alive():
+                raise RuntimeError("expected a server that starts: is the address in use?")
+        yield server.url
+    finally:
+        server.handle_exit(signal.SIGTERM, None)
+        thread.join()
