@@ -133,10 +133,14 @@ def _card(name: str) -> dict[str, Any]:
 
 def _check_model_options(options: argparse.Namespace, card: dict[str, Any]) -> None:
     """Refuse what cannot work before any work is done."""
-    continuous = generation.is_continuous(card)
-    total = 1000 if continuous else zoo.schedule_of(card).n_steps
+    if generation.is_energy(card):
+        total, usual = 10_000, generation.LangevinSettings.of(card).steps
+    elif generation.is_continuous(card):
+        total, usual = 1000, generation.DEFAULT_STEPS["continuous"]
+    else:
+        total, usual = zoo.schedule_of(card).n_steps, generation.DEFAULT_STEPS["discrete"]
     if options.steps is None:
-        options.steps = generation.DEFAULT_STEPS["continuous" if continuous else "discrete"]
+        options.steps = usual
     if not 1 <= options.steps <= total:
         raise ValueError(f"expected --steps from 1 to {total}, got {options.steps}")
     if not 0 <= options.guidance <= 20:
@@ -194,10 +198,7 @@ def _sample(options: argparse.Namespace) -> None:
     )
     images, columns = drawn.images, max(1, round(options.n**0.5))
     if options.film is not None:
-        # Evenly spaced in the noise's share: evenly spaced in t, most moments would look like pure noise.
-        noise = drawn.levels * (1 + drawn.levels**2).rsqrt()
-        wanted = torch.linspace(1, 0, options.film, dtype=noise.dtype)
-        moments = (noise - wanted[:, None]).abs().argmin(1)
+        moments = _moments(drawn, options.film)
         images, columns = drawn.states[moments].transpose(0, 1).flatten(0, 1), options.film
     images = images.repeat_interleave(options.scale, 2).repeat_interleave(options.scale, 3)
     grid = make_grid((images.clamp(-1, 1) + 1) / 2, nrow=columns, padding=options.scale, pad_value=1.0)
@@ -205,6 +206,16 @@ def _sample(options: argparse.Namespace) -> None:
     to_pil_image(grid).save(content, format="PNG")
     training.write_atomically(options.out, content.getvalue())
     print(f"wrote {options.out}")
+
+
+def _moments(drawn: generation.Drawn, n: int) -> torch.Tensor:
+    """Which n states to show."""
+    if drawn.levels is None:  # Langevin dynamics
+        return torch.linspace(0, len(drawn.states) - 1, n).round().long()
+    # Evenly spaced in the noise's share: evenly spaced in t, most moments would look like pure noise.
+    noise = drawn.levels * (1 + drawn.levels**2).rsqrt()
+    wanted = torch.linspace(1, 0, n, dtype=noise.dtype)
+    return (noise - wanted[:, None]).abs().argmin(1)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

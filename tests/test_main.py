@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torch import nn
 
 from helpers import __main__ as command_line
-from helpers import recipes, samplers, zoo
+from helpers import generation, recipes, samplers, training, zoo
 from helpers.__main__ import main
 from helpers.training import TrainingDiverged
 
@@ -188,6 +189,22 @@ def test_an_interruption_is_no_traceback(
     assert sample(tmp_path / "a.png") == 130
     assert "nothing was written" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_energy_is_sampled_by_langevin_dynamics(tmp_path: Path) -> None:
+    card = {
+        "name": "small-energy",
+        "architecture": {"name": "EnergyCNN", "arguments": {"in_channels": 1, "size": 8, "width": 4}},
+        "shape": [1, 8, 8],
+        "sampling": {"steps": 5, "step_size": 0.01},
+    }
+    model = zoo.build(card["architecture"])
+    path = training.save_checkpoint(tmp_path / "small-energy.safetensors", {"ema": model}, card)
+    assert main(["sample", str(path), "--n", "2", "--film", "3", "--scale", "1", "--out", str(tmp_path / "a.png")]) == 0
+    assert pixels(tmp_path / "a.png").shape == (2 * 9 + 1, 3 * 9 + 1, 3)
+    drawn = generation.draw(model, zoo.load_file(path)[1], 2, return_states=True)
+    assert len(drawn.states) == 6  # the card's five steps, and where they start
+    assert torch.equal(drawn.states[0].abs() <= 1, torch.ones(2, 1, 8, 8, dtype=torch.bool))
 
 
 def test_a_model_that_draws_nothing_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
