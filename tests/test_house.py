@@ -17,7 +17,7 @@ from _notebooks import LESSONS, PROJECT, REPOSITORY, ROOT, code_cells, tracked_f
 
 import helpers
 
-MAX_TREE_BYTES = 30_000_000
+MAX_TREE_BYTES = 120_000_000
 BINARY = {".png", ".jpg", ".gif", ".ico", ".safetensors", ".pdf"}
 
 
