@@ -94,6 +94,9 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument(
         "--features", nargs="+", default=["effnetlite0"], help="feature spaces (default: effnetlite0)"
     )
+    evaluate.add_argument(
+        "--precision", default="float32", choices=("float32", "bfloat16"), help="of the network (default: float32)"
+    )
     evaluate.add_argument("--out", type=Path, help="JSON file to write the results to")
 
 
@@ -224,11 +227,12 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.n < 100:
         raise ValueError(f"expected --n of at least 100, got {options.n}")
     features = {name: evaluation.load_features(name) for name in options.features}
-    model, _ = _load(options.name)
+    model = _load(options.name)[0].to(memory_format=torch.channels_last)
     chosen = {"steps": options.steps, "guidance": options.guidance, "solver": options.solver}
     rows = []
     for seed in options.seeds:
-        images = generation.draw(model, card, options.n, seed=seed, **chosen, progress=True).images
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bfloat16"):
+            images = generation.draw(model, card, options.n, seed=seed, **chosen, progress=True).images.float()
         classes = generation.n_classes(card)
         labels = torch.arange(options.n) % classes if classes else None
         for name, space in features.items():
@@ -237,7 +241,8 @@ def _evaluate(options: argparse.Namespace) -> None:
             print(f"seed {seed}  {row['label']} {row['frechet_distance']:.2f}  (N = {options.n})", flush=True)
     if options.out:
         about = {key: card[key] for key in ("name", "sha256", "images_seen", "minutes", "parameters")}
-        result = {"benchmark": "evaluation", "model": about, "settings": {"n": options.n, **chosen}, "rows": rows}
+        settings = {"n": options.n, **chosen, "precision": options.precision}
+        result = {"benchmark": "evaluation", "model": about, "settings": settings, "rows": rows}
         training.write_atomically(options.out, (json.dumps(result, indent=2) + "\n").encode())
         print(f"wrote {options.out}")
 

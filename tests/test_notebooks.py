@@ -50,6 +50,12 @@ UNCOMPARED: dict[str, dict[str, str]] = {
         "for name, times in spent.items():": "the longest operations of a step, by their time here",
         "for before, after in itertools.pairwise(names):": "what each change bought on this machine",
     },
+    "14_serving_api": {
+        'print(f"this machine: {throughput:.0f} requests a second in batches, {one_by_one:.0f} one by one,")': (
+            "what batching buys on this machine"
+        ),
+        "hourly = 1.0  # yours": "the price of a picture follows from this machine's speed",
+    },
 }
 
 TAGS = {"setup", "exercise", "exercise-check", "hide-input", "hide-output", "raises-exception", "nbval-ignore-output"}

@@ -43,6 +43,7 @@ class Server(uvicorn.Server):
                 log_level="warning",
                 access_log=False,
                 server_header=False,
+                timeout_keep_alive=30,  # longer than clients usually keep a connection, so that they close it first
                 timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
             )
         )
