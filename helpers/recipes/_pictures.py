@@ -15,12 +15,19 @@ from torchvision.utils import save_image
 from .. import data, diffusion, training, zoo
 from ._recipe import Job, Outcome, Recipe
 
-__all__ = ["LIMITS", "LONG", "Examples", "cifar_words", "device_of", "examples_of", "run_of", "train_on"]
+__all__ = ["DENOISER", "LIMITS", "LONG", "Examples", "cifar_words", "device_of", "examples_of", "run_of", "train_on"]
 
 PREVIEW_EVERY = 2000
 OPEN_ENDED = ("n_steps", "decay", "decay_steps")
 
 LIMITS = "32×32 pixels and ten classes; trained for hours on a small CPU, so shapes are often wrong. For teaching only."
+
+DENOISER: dict[str, Any] = {
+    "name": "FastUNet",
+    "arguments": {"n_classes": 10, "channels": [128, 256], "blocks": [1, 1, 2, 2], "time_scale": 16.0},
+    "preconditioning": {"name": "EDM", "sigma_data": 0.5},
+}
+"""The course's fast U-Net as a denoiser of CIFAR-10."""
 
 LONG: dict[str, Any] = {
     "ema_half_life": 500_000,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .. import data, diffusion, evaluation, samplers, schedules, training, zoo
 from ..training import TrainingConfig
-from ._pictures import LIMITS, LONG, cifar_words, device_of, examples_of, run_of, train_on
+from ._pictures import DENOISER, LIMITS, LONG, cifar_words, device_of, examples_of, run_of, train_on
 from ._recipe import Job, Outcome, Recipe
 
 __all__ = ["RECIPES"]
@@ -89,11 +89,7 @@ RECIPES = (
     Recipe(
         name="cifar10-edm",
         summary="The course's fast U-Net with EDM preconditioning, conditioned on the class, on CIFAR-10.",
-        architecture={
-            "name": "FastUNet",
-            "arguments": {"n_classes": 10, "channels": [128, 256], "blocks": [1, 1, 2, 2], "time_scale": 16.0},
-            "preconditioning": {"name": "EDM", "sigma_data": 0.5},
-        },
+        architecture=DENOISER,
         schedule=None,
         config=TrainingConfig(
             n_steps=100_000,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .. import data, diffusion, ebm, langevin, samplers, schedules
 from ..energy import InnerProductEnergy
 from ..training import TrainingConfig
-from ._pictures import LIMITS, LONG, Examples, device_of, examples_of, train_on
+from ._pictures import DENOISER, LIMITS, LONG, Examples, device_of, examples_of, train_on
 from ._recipe import Job, Outcome, Recipe
 
 __all__ = ["RECIPES", "ContrastiveOnPictures"]
@@ -113,12 +113,7 @@ RECIPES = (
     Recipe(
         name="cifar10-energy",
         summary="The fast U-Net as a noise-conditional energy, conditioned on the class, on CIFAR-10.",
-        architecture={
-            "name": "FastUNet",
-            "arguments": {"n_classes": 10, "channels": [128, 256], "blocks": [1, 1, 2, 2], "time_scale": 16.0},
-            "preconditioning": {"name": "EDM", "sigma_data": 0.5},
-            "energy": "inner-product",
-        },
+        architecture={**DENOISER, "energy": "inner-product"},
         schedule=None,
         config=TrainingConfig(
             n_steps=20_000,

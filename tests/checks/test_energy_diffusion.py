@@ -263,21 +263,6 @@ CHECKS = {
 }
 
 
-@pytest.mark.parametrize(("number", "answer"), [(number, fn) for number, fns in RIGHT.items() for fn in fns])
-def test_right(number, answer):
-    outcome = CHECKS[number](answer)
-    assert outcome.status == "passed", outcome
-
-
-@pytest.mark.parametrize(
-    ("number", "mistake", "answer"),
-    [(number, name, fn) for number, wrong in WRONG.items() for name, fn in wrong.items()],
-)
-def test_wrong(number, mistake, answer):
-    outcome = CHECKS[number](answer)
-    assert (outcome.status, outcome.mistake) == ("failed", mistake), outcome
-
-
 @pytest.mark.parametrize("number", CHECKS)
 def test_unknown_mistakes_and_nothing_at_all(number):
     assert CHECKS[number](lambda *args: None).mistake == "returned-none"
