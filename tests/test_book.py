@@ -15,7 +15,7 @@ from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
 import yaml
-from _browser import find_browser
+from _browser import launched
 from _notebooks import LESSONS, REPOSITORY, ROOT, tracked_files
 
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))
@@ -109,15 +109,7 @@ def test_lessons_can_be_downloaded_and_launched(book: Path, lesson: str) -> None
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[object]:
-    from playwright.sync_api import sync_playwright
-
-    path = find_browser()
-    if path is None:
-        pytest.skip("no Chromium here: install Debian's chromium, or run `playwright install chromium`")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
+    yield from launched()
 
 
 class Visit:

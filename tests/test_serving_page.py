@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from _browser import find_browser
+from _browser import launched
 from _serving import Slow, all_kinds, energy_model
 from PIL import Image
 
@@ -26,15 +26,7 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    path = find_browser()
-    if path is None:
-        pytest.skip("no Chromium here: install Debian's chromium, or run `playwright install chromium`")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
+    yield from launched()
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,21 @@ import torch
 from torch import Tensor, nn
 from torchvision.utils import save_image
 
-from .. import data, diffusion, training, zoo
+from .. import data, diffusion, samplers, schedules, training, zoo
 from ._recipe import Job, Outcome, Recipe
 
-__all__ = ["DENOISER", "LIMITS", "LONG", "Examples", "cifar_words", "device_of", "examples_of", "run_of", "train_on"]
+__all__ = [
+    "DENOISER",
+    "LIMITS",
+    "LONG",
+    "Examples",
+    "cifar_words",
+    "device_of",
+    "examples_of",
+    "run_of",
+    "train_denoiser",
+    "train_on",
+]
 
 PREVIEW_EVERY = 2000
 OPEN_ENDED = ("n_steps", "decay", "decay_steps")
@@ -134,6 +145,33 @@ def train_on(
     return Outcome(
         result, {"final_loss": round(sum(last) / len(last), 6)}, examples.words, shape[1:], earlier, half=True
     )
+
+
+def train_denoiser(
+    recipe: Recipe,
+    model: nn.Module,
+    job: Job,
+    channels: int,
+    denoiser_of: Callable[[nn.Module], nn.Module] = lambda model: model,
+    inside: Callable[[nn.Module], nn.Module] | None = None,
+) -> Outcome:
+    """Training by the EDM loss, of a denoiser or of a model that has one; pictures have so many ``channels``.
+
+    ``inside`` is the argument ``denoiser`` of :func:`train_on`.
+    """
+    examples = examples_of(job, channels)
+
+    def loss(model: nn.Module, index: Tensor, generator: torch.Generator) -> Tensor:
+        images, labels = examples.batch(index, generator, device_of(model))
+        return diffusion.edm_loss(denoiser_of(model), images, generator, label=labels)
+
+    def draw(model: nn.Module, noise: Tensor) -> Tensor:
+        labels = torch.arange(len(noise), device=noise.device) % examples.n_classes if examples.n_classes else None
+        sigmas = schedules.append_zero(schedules.karras_sigmas(12))
+        x_T = noise * sigmas[0].item()
+        return samplers.sample_ode(denoiser_of(model), samplers.DPMSolverPP2M(), x_T, sigmas, label=labels)
+
+    return train_on(recipe, model, job, examples, loss, draw, inside)
 
 
 def warm_start(

@@ -9,27 +9,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .. import data, diffusion, evaluation, samplers, schedules, training, zoo
+from .. import data, diffusion, evaluation, samplers, training, zoo
 from ..training import TrainingConfig
-from ._pictures import DENOISER, LIMITS, LONG, cifar_words, device_of, examples_of, run_of, train_on
+from ._pictures import DENOISER, LIMITS, LONG, cifar_words, device_of, examples_of, run_of, train_denoiser, train_on
 from ._recipe import Job, Outcome, Recipe
 
 __all__ = ["RECIPES"]
 
 
 def _train_edm(recipe: Recipe, model: nn.Module, job: Job) -> Outcome:
-    examples = examples_of(job, model.network.in_channels)
-
-    def loss(denoiser: nn.Module, index: Tensor, generator: torch.Generator) -> Tensor:
-        images, labels = examples.batch(index, generator, device_of(denoiser))
-        return diffusion.edm_loss(denoiser, images, generator, label=labels)
-
-    def draw(denoiser: nn.Module, noise: Tensor) -> Tensor:
-        labels = torch.arange(len(noise), device=noise.device) % examples.n_classes if examples.n_classes else None
-        sigmas = schedules.append_zero(schedules.karras_sigmas(12))
-        return samplers.sample_ode(denoiser, samplers.DPMSolverPP2M(), noise * sigmas[0].item(), sigmas, label=labels)
-
-    return train_on(recipe, model, job, examples, loss, draw)
+    return train_denoiser(recipe, model, job, model.network.in_channels)
 
 
 def _train_ddpm(recipe: Recipe, model: nn.Module, job: Job) -> Outcome:

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from .. import data, diffusion, ebm, langevin, samplers, schedules
+from .. import data, diffusion, ebm, langevin
 from ..energy import InnerProductEnergy
 from ..training import TrainingConfig
-from ._pictures import DENOISER, LIMITS, LONG, Examples, device_of, examples_of, train_on
+from ._pictures import DENOISER, LIMITS, LONG, Examples, device_of, examples_of, train_denoiser, train_on
 from ._recipe import Job, Outcome, Recipe
 
 __all__ = ["RECIPES", "ContrastiveOnPictures"]
@@ -42,22 +42,11 @@ def energy_quantiles(energy: nn.Module, images: Tensor, n: int = 100) -> list[fl
 
 
 def _train_energy(recipe: Recipe, model: InnerProductEnergy, job: Job) -> Outcome:
-    examples = examples_of(job, model.denoiser.network.network.in_channels)
-
-    def loss(energy: nn.Module, index: Tensor, generator: torch.Generator) -> Tensor:
-        images, labels = examples.batch(index, generator, device_of(energy))
-        return diffusion.edm_loss(energy.denoiser, images, generator, label=labels)
-
-    def draw(energy: nn.Module, noise: Tensor) -> Tensor:
-        labels = torch.arange(len(noise), device=noise.device) % examples.n_classes if examples.n_classes else None
-        sigmas = schedules.append_zero(schedules.karras_sigmas(12))
-        x_T = noise * sigmas[0].item()
-        return samplers.sample_ode(energy.denoiser, samplers.DPMSolverPP2M(), x_T, sigmas, label=labels)
-
-    def denoiser(energy: nn.Module) -> nn.Module:
+    def inside(energy: InnerProductEnergy) -> nn.Module:
         return diffusion.EDMPrecond(energy.denoiser.network.network, energy.sigma_data)
 
-    return train_on(recipe, model, job, examples, loss, draw, denoiser)
+    channels = model.denoiser.network.network.in_channels
+    return train_denoiser(recipe, model, job, channels, lambda energy: energy.denoiser, inside)
 
 
 class ContrastiveOnPictures:
