@@ -169,12 +169,18 @@ class NoiseSchedule:
         return self._alpha_bar[self._check(t) + 1]
 
     def snr(self, t: Tensor | int) -> Tensor:
-        """ᾱ_t / (1 − ᾱ_t); infinite at t = −1. Args: t, integers in [−1, T − 1], any shape."""
+        """ᾱ_t / (1 − ᾱ_t); infinite at t = −1. Args: t, integers in [−1, T − 1], any shape.
+
+        Equation ``eq-snr`` of ``book/notation.md``.
+        """
         alpha_bar = self.alpha_bar(t)
         return alpha_bar / (1 - alpha_bar)
 
     def sigma(self, t: Tensor | int) -> Tensor:
-        """σ_t = √((1 − ᾱ_t)/ᾱ_t), the noise level beside a unit signal; 0 at t = −1."""
+        """σ_t = √((1 − ᾱ_t)/ᾱ_t), the noise level beside a unit signal; 0 at t = −1.
+
+        Equation ``eq-snr`` of ``book/notation.md``.
+        """
         return sigma_from_alpha_bar(self.alpha_bar(t))
 
     def t_from_snr(self, snr: Tensor | float) -> Tensor:
@@ -216,6 +222,8 @@ class NoiseSchedule:
 
     def posterior_coefficients(self, t: Tensor | int, t_prev: Tensor | int | None = None) -> PosteriorCoefficients:
         r"""Bayes' rule for the step back, :math:`q(x_s | x_t, x_0)`, s < t (Ho et al. 2020, eq. 6–7, for s = t − 1).
+
+        Equation ``eq-posterior`` of ``book/notation.md``.
 
         With :math:`\alpha_{t|s} = \bar\alpha_t / \bar\alpha_s`:
         :math:`c_0 = \sqrt{\bar\alpha_s}(1-\alpha_{t|s})/(1-\bar\alpha_t)`,
@@ -288,6 +296,8 @@ def _check_grid(n: int, sigma_min: float, sigma_max: float) -> None:
 
 def karras_sigmas(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Tensor:
     r"""Noise levels whose ρ-th roots are evenly spaced (Karras et al. 2022, arXiv:2206.00364, eq. 5).
+
+    Equation ``eq-karras-grid`` of ``book/notation.md``.
 
     :math:`\sigma_i = \big(\sigma_{max}^{1/\rho} +
     \frac{i}{n-1}(\sigma_{min}^{1/\rho} - \sigma_{max}^{1/\rho})\big)^\rho`, i = 0, …, n − 1. ρ = 1 spaces σ evenly; the

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import pkgutil
+import pydoc
 import re
 from pathlib import Path
 
@@ -47,3 +49,30 @@ def test_names_of_the_library_exist(page: Path) -> None:
 def test_every_equation_has_a_label_of_its_own() -> None:
     labels = re.findall(r"^\$\$ \((eq-[a-z-]+)\)$", (ROOT / "book" / "notation.md").read_text("utf-8"), re.MULTILINE)
     assert len(labels) == len(set(labels)) > 10
+
+
+# --- equations
+
+
+NOTATION = (ROOT / "book" / "notation.md").read_text("utf-8")
+EQUATIONS = re.findall(r"^\$\$ \((eq-[a-z0-9-]+)\)$", NOTATION, re.MULTILINE)
+CITED = {
+    (path.relative_to(ROOT).as_posix(), label)
+    for path in (ROOT / "helpers").rglob("*.py")
+    for label in re.findall(r"``(eq-[a-z0-9-]+)``", path.read_text("utf-8"))
+}
+
+
+def test_docstrings_cite_only_equations_that_exist() -> None:
+    assert EQUATIONS
+    assert {(path, label) for path, label in CITED if label not in EQUATIONS} == set()
+
+
+@pytest.mark.parametrize("label", EQUATIONS)
+def test_code_that_implements_an_equation_cites_it(label: str) -> None:
+    """What stands beside the equation as its code says in its docstring which equation it is."""
+    after = NOTATION[NOTATION.index(f"$$ ({label})") :]
+    named = re.findall(r"`(helpers\.[\w.]+)`", re.search(r"^In code: (.*)$", after, re.MULTILINE)[1])
+    assert named
+    assert any(f"``{label}``" in (inspect.getdoc(pydoc.locate(name)) or "") for name in named)
+    assert all("``eq-" in inspect.getdoc(pydoc.locate(name)) for name in named)

@@ -56,6 +56,8 @@ def _check_pair(x: Tensor, other: Tensor, name: str) -> None:
 def q_sample(x_0: Tensor, t: Tensor | int, eps: Tensor, schedule: NoiseSchedule) -> Tensor:
     r"""Noise clean images in one go: :math:`x_t = \sqrt{\bar\alpha_t}x_0 + \sqrt{1-\bar\alpha_t}\,\varepsilon`.
 
+    Equation ``eq-forward`` of ``book/notation.md``.
+
     Args:
         x_0: Clean images (B, …) in [−1, 1].
         t: Timesteps, shape (B,), or one for all; −1 gives ``x_0`` back.
@@ -76,6 +78,8 @@ def q_sample(x_0: Tensor, t: Tensor | int, eps: Tensor, schedule: NoiseSchedule)
 def q_step(x_prev: Tensor, t: Tensor | int, eps: Tensor, schedule: NoiseSchedule) -> Tensor:
     r"""One step of the forward chain, :math:`x_t = \sqrt{1-\beta_t}\,x_{t-1} + \sqrt{\beta_t}\,\varepsilon` (eq. 2).
 
+    Equation ``eq-forward-step`` of ``book/notation.md``.
+
     Args:
         x_prev: Images at t − 1, shape (B, …).
         t: Timesteps in [0, T − 1], shape (B,), or one for all.
@@ -91,6 +95,8 @@ def q_posterior(
     x_0: Tensor, x_t: Tensor, t: Tensor | int, schedule: NoiseSchedule, t_prev: Tensor | int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Mean and variance of q(x_s | x_t, x_0), the step back when the clean image is known (Ho et al. 2020, eq. 7).
+
+    Equation ``eq-posterior`` of ``book/notation.md``.
 
     Args:
         x_0: Clean images (B, …).
@@ -111,6 +117,8 @@ def predict_x0(
     prediction: Tensor, x_t: Tensor, t: Tensor | int, schedule: NoiseSchedule, parametrization: Parametrization = "eps"
 ) -> Tensor:
     """The clean image that a prediction implies.
+
+    Equation ``eq-conversions`` of ``book/notation.md``.
 
     Args:
         prediction: What the network gave, shape of ``x_t``.
@@ -163,6 +171,8 @@ def from_x0(
 ) -> Tensor:
     """The inverse of :func:`predict_x0`: what a network would have to predict for this clean image.
 
+    Equation ``eq-targets`` of ``book/notation.md``.
+
     Raises:
         ValueError: For an unknown parametrization, shapes that do not fit, or t = −1 (no noise: ε is not determined).
     """
@@ -191,7 +201,10 @@ def convert(
     source: Parametrization,
     target: Parametrization,
 ) -> Tensor:
-    """Turn a prediction of one kind into another kind, e.g. ``source="eps", target="score"``."""
+    """Turn a prediction of one kind into another kind, e.g. ``source="eps", target="score"``.
+
+    Equations ``eq-conversions`` and ``eq-targets`` of ``book/notation.md``.
+    """
     return from_x0(predict_x0(prediction, x_t, t, schedule, source), x_t, t, schedule, target)
 
 
@@ -207,6 +220,8 @@ def simple_loss(
     eps: Tensor | None = None,
 ) -> Tensor:
     r""":math:`L_{simple} = E\,\|\varepsilon - \hat\varepsilon_\theta(x_t, t)\|^2 / d` (Ho et al. 2020, eq. 14).
+
+    Equation ``eq-simple-loss`` of ``book/notation.md``.
 
     A mean over elements, so that it is comparable between image sizes.
 
@@ -246,6 +261,8 @@ def simple_loss(
 
 def vlb_weights(schedule: NoiseSchedule, variance: Literal["posterior", "beta"] = "posterior") -> Tensor:
     r"""The weight of :math:`\|\varepsilon - \hat\varepsilon\|^2` in the variational bound (Ho et al. 2020, eq. 12).
+
+    Equation ``eq-vlb`` of ``book/notation.md``.
 
     :math:`\lambda_t = \frac{\beta_t^2}{2 \sigma_t^2 (1-\beta_t)(1-\bar\alpha_t)}` in nats for the summed squared error,
     where :math:`\sigma_t^2` is the sampler's variance. With the posterior variance this is

@@ -39,6 +39,8 @@ class Coefficients(NamedTuple):
 class EDMPrecond(nn.Module):
     """A network F, made into a denoiser D(x; σ).
 
+    Equations ``eq-preconditioning`` and ``eq-preconditioning-scales`` of ``book/notation.md``.
+
     Args:
         network: ``F(x, c_noise)``, or ``F(x, c_noise, label)`` for models with classes.
         sigma_data: σ_d, the standard deviation of the data; 0.5 suits images in [−1, 1].
@@ -133,6 +135,8 @@ def edm_loss(
     sigma: Tensor | None = None,
 ) -> Tensor:
     r"""The weighted denoising loss :math:`E\,\|D(x;\sigma) - x_0\|^2/c_{out}^2` (eq. 8, table 1), per element.
+
+    Equation ``eq-edm-loss`` of ``book/notation.md``.
 
     The error of D is divided by c_out after it was rounded, which adds 1e-7/c_out in float32: below 1e-4 of the whole
     from σ = 0.002 on.

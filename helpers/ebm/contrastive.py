@@ -55,6 +55,8 @@ Sampler = Callable[[Energy, Tensor, "torch.Generator | None"], Tensor]
 def contrastive_divergence_loss(energy: Energy, x_data: Tensor, x_model: Tensor, l2: float = 0.0) -> Tensor:
     r"""mean E(data) − mean E(model), plus ``l2`` · (mean E(data)² + mean E(model)²).
 
+    Equation ``eq-likelihood-gradient`` of ``book/notation.md``.
+
     Its gradient in θ is that of the negative log-likelihood at T = 1, as far as ``x_model`` are samples of the model.
     At another temperature the likelihood's gradient is 1/T of it. The L2 term holds the energies near 0: without it
     nothing does, because the first two terms do not change if a constant is added to E (Du & Mordatch 2019,

@@ -101,6 +101,8 @@ def transport_loss(
 ) -> Tensor:
     r""":math:`E\,w(t)\|\nabla V(x_t) + x_1 - x_0\|^2`, with t uniform in [0, 1].
 
+    Equation ``eq-transport`` of ``book/notation.md``.
+
     Args:
         energy: The potential V, ``energy(x) -> (B,)``.
         x_data: x_1, shape (B, …).

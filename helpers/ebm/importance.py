@@ -137,6 +137,8 @@ def ais_log_z(
 ) -> AISEstimate:
     r"""log ∫ exp(−E/T) from chains that climb from a Gaussian to the target: in expectation a *lower* bound.
 
+    Equation ``eq-ais`` of ``book/notation.md``.
+
     Args:
         energy: ``energy(x) -> (B,)``; asked as in :func:`log_partition_quadrature`.
         shape: Of one x, such as ``(2,)``.

@@ -82,6 +82,8 @@ def kl_quadrature(
 ) -> float:
     r"""KL(p ‖ q) = ∫ p (log p − log q), with p the exact density of the data, and q ∝ exp(−E/T) the model.
 
+    Equation ``eq-kl`` of ``book/notation.md``.
+
     Args:
         log_prob: log p, normalised: ``log_prob(x) -> (B,)``, for example of a :class:`helpers.oracle.GaussianMixture`.
         energy: As in :func:`log_partition_quadrature`.

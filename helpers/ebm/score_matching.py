@@ -83,6 +83,8 @@ def denoising_score_matching_loss(
 ) -> Tensor:
     r""":math:`\tfrac12 E\,w(\sigma)\|s(\tilde x, \sigma) + (\tilde x - x)/\sigma^2\|^2`, summed over dimensions.
 
+    Equation ``eq-denoising-score-matching`` of ``book/notation.md``.
+
     Args:
         score: ``s(x, sigma)``: a network, or :func:`conditional_score` of an energy.
         x: Data (B, …).
@@ -149,6 +151,8 @@ def sliced_score_matching_loss(
     n_projections: int = 1,
 ) -> Tensor:
     r""":math:`E[v^\top\nabla s(x)\,v + \tfrac12\|s(x)\|^2]`: Song et al. 2019, with reduced variance (eq. 8).
+
+    Equation ``eq-sliced-score-matching`` of ``book/notation.md``.
 
     One more backward pass for each projection, instead of one for each dimension. Signs ±1 have the least variance of
     all v with independent entries: the diagonal of ∇s contributes none.

@@ -109,6 +109,8 @@ def _check_finite(value: Tensor, gradient: Tensor) -> None:
 def score(energy: Energy, x: Tensor, *conditions: Tensor, create_graph: bool = False) -> Tensor:
     r"""The score :math:`\nabla_x \log p(x) = -\nabla_x E(x)` of the density :math:`p \propto e^{-E}`.
 
+    Equation ``eq-energy`` of ``book/notation.md``.
+
     Args:
         energy: ``energy(x, *conditions) -> (B,)``, low is likely.
         x: Shape (B, …), floating point.

@@ -87,6 +87,8 @@ class GradientField(nn.Module):
 class InnerProductEnergy(nn.Module):
     r"""A noise-conditional energy made of a network N that was built to denoise.
 
+    Equation ``eq-inner-product-energy`` of ``book/notation.md``.
+
     .. math:: E(x,\sigma) = \tfrac12\|u\|^2 - \frac{\sigma_d}{2\sigma}\langle u, N(u,\sigma)\rangle,
               \qquad u = \frac{x}{\sqrt{\sigma^2+\sigma_d^2}};
 

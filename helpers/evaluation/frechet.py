@@ -88,6 +88,8 @@ def _psd_sqrt(matrix: Tensor) -> Tensor:
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     """d² between two Gaussians: 0 for equal statistics; the "FID" where the features are Inception's.
 
+    Equation ``eq-frechet`` of ``book/notation.md``.
+
     Raises:
         ValueError: If the two do not have the same number of features.
     """

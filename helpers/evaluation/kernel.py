@@ -40,6 +40,8 @@ def polynomial_kernel(x: Tensor, y: Tensor, degree: int = 3, offset: float = 1.0
 def unbiased_mmd2(x: Tensor, y: Tensor, degree: int = 3, offset: float = 1.0) -> float:
     """The estimate of MMD² from features x (N, F) and y (M, F) that is unbiased, and negative at times.
 
+    Equation ``eq-kernel-distance`` of ``book/notation.md``.
+
     Raises:
         ValueError: If a set has fewer than two rows, or the shapes do not fit.
     """

@@ -115,6 +115,8 @@ def langevin_dynamics(
 ) -> Tensor:
     r"""Unadjusted Langevin dynamics (ULA): :math:`x' = x - \frac{\epsilon}{2}\nabla E(x) + \sqrt{\epsilon T}\,\xi`.
 
+    Equation ``eq-langevin`` of ``book/notation.md``.
+
     Each step costs one gradient. While it runs, the parameters of the energy require no gradients and its modules are
     in evaluation mode; afterwards, even on an error, both are as before.
 

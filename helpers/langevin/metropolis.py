@@ -127,6 +127,8 @@ def mala(
 ) -> Chains:
     """Metropolis-adjusted Langevin: the step of :func:`langevin_dynamics`, accepted or not by each chain for itself.
 
+    Equation ``eq-mala`` of ``book/notation.md``.
+
     Each step costs one gradient, at the proposal; an accepted one is the next step's start. An acceptance around 0.57
     is the most efficient in high dimensions (Roberts & Rosenthal 1998). Proposals where the energy is +∞ (walls) or not
     defined are not accepted. The energy is held still as in :func:`langevin_dynamics`.

@@ -29,6 +29,8 @@ def sinusoidal_embedding(
 ) -> Tensor:
     r"""Embed times as sines and cosines of h = ``embedding_dim``/2 frequencies.
 
+    Equation ``eq-embedding`` of ``book/notation.md``.
+
     Args:
         t: Times, shape (B,); integers or floats.
         embedding_dim: d, even and at least 2.

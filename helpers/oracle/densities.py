@@ -229,6 +229,8 @@ def exact_denoiser(density: Density) -> Callable[..., Tensor]:
     r"""The best denoiser in the convention of continuous noise:
     :math:`D(x;\sigma) = E[x_0 | x_0 + \sigma\varepsilon = x]`.
 
+    Equation ``eq-tweedie`` of ``book/notation.md``.
+
     Args:
         density: For example a :class:`GaussianMixture` or :class:`FiniteData`.
 

@@ -207,6 +207,8 @@ def _orders(highest: int, sigmas: Sequence[float]) -> tuple[int, ...]:
 class DPMSolverPP2M:
     r"""DPM-Solver++(2M): Lu et al. 2022, arXiv:2211.01095, algorithm 2.
 
+    Equation ``eq-exponential-integrator`` of ``book/notation.md``.
+
     D is extrapolated linearly in λ from the previous level to the middle of the step,
     :math:`\tilde D = D_k + \frac{h_k}{2 h_{k-1}}(D_k - D_{k-1})`, and taken as constant. The first step, and the one to
     σ = 0, use :math:`D_k` itself.
@@ -273,6 +275,8 @@ Variant = Literal["bh1", "bh2"]
 @dataclass(frozen=True)
 class UniPC:
     r"""UniPC of order 3, data prediction, B(h) version (Zhao et al. 2023, arXiv:2302.04867).
+
+    Equation ``eq-exponential-integrator`` of ``book/notation.md``.
 
     A step predicts x' from the D of up to three levels. The evaluation at x' then serves twice: it is the first of the
     next step, and it corrects x' (one order higher) before that step goes on from there. So each step costs one
@@ -502,6 +506,8 @@ def sample_ode(
     progress: bool = False,
 ) -> Tensor | ContinuousTrajectory:
     """Solve the probability-flow ODE from noise to data.
+
+    Equation ``eq-probability-flow`` of ``book/notation.md``.
 
     Args:
         denoiser: ``denoiser(x, sigma)`` or, with labels, ``denoiser(x, sigma, label)``; called in the dtype of ``x_T``,

@@ -76,6 +76,8 @@ def ddpm_step(
 ) -> Tensor:
     """One ancestral step: a draw around the posterior mean.
 
+    Equation ``eq-ddpm`` of ``book/notation.md``.
+
     Args:
         x_0: The guess of the clean image (B, …).
         x_t: Noisy images (B, …).
@@ -113,6 +115,8 @@ def ddim_step(
     eta: float = 0.0,
 ) -> Tensor:
     """One DDIM step; without noise it also runs towards *more* noise (``t_prev > t``), which encodes an image.
+
+    Equation ``eq-ddim`` of ``book/notation.md``.
 
     Args:
         x_0: The guess of the clean image (B, …).

@@ -53,6 +53,8 @@ def _inside(sigma: Tensor, interval: tuple[float, float], scale: float) -> Tenso
 class Guided(nn.Module):
     """Classifier-free guidance with a network that was trained with and without labels.
 
+    Equation ``eq-guidance`` of ``book/notation.md``.
+
     Inside the interval both guesses come from one call with a batch of 2B; outside of it, and for scale 1, one call
     with B.
 
@@ -108,6 +110,8 @@ class Guided(nn.Module):
 
 class Autoguided(nn.Module):
     """Guidance of a denoiser by a weaker one: an early snapshot, or a smaller network.
+
+    Equation ``eq-guidance`` of ``book/notation.md``.
 
     Args:
         denoiser: The good denoiser.

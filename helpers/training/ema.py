@@ -13,6 +13,8 @@ __all__ = ["EMA"]
 class EMA:
     """The exponential moving average of a model's weights.
 
+    Equation ``eq-ema`` of ``book/notation.md``.
+
     Args:
         model: The model to follow; it is copied, not changed.
         half_life: In images.
