@@ -1,4 +1,4 @@
-"""The command line: ``python -m helpers {train,sample,evaluate,describe,serve}``."""
+"""The command line: ``python -m helpers {train,sample,evaluate,describe,export,serve}``."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ EXAMPLES = """examples:
   python -m helpers sample digits-ddpm --n 64 --seed 1 --out digits.png
   python -m helpers sample cifar10-edm --class ship --guidance 1.5 --steps 10 --out ships.png
   python -m helpers evaluate cifar10-edm --n 5000 --seeds 0 1 2
+  python -m helpers export cifar10-edm --out cifar10.onnx
   python -m helpers serve --port 8000
 """
 
@@ -47,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(commands.add_parser("evaluate", help="measure a model's images against real ones"))
     describe = commands.add_parser("describe", help="list recipes and shipped models, or show one model's card")
     describe.add_argument("name", nargs="?", help="a shipped model")
+    _add_export(commands.add_parser("export", help="write a model as an ONNX graph, which runs without Python"))
     _add_serve(commands.add_parser("serve", help="answer requests for pictures over HTTP, with a page to try it"))
     return parser
 
@@ -70,7 +72,10 @@ def _add_model(command: argparse.ArgumentParser, steps: str) -> None:
     command.add_argument("name", help="a shipped model, or the .safetensors file of your own")
     command.add_argument("--steps", type=int, help=f"steps of the sampler (default: {steps})")
     command.add_argument(
-        "--solver", default="ipndm", choices=generation.SOLVERS, help="for models of continuous noise (default: ipndm)"
+        "--solver",
+        default="ipndm",
+        choices=[*generation.SOLVERS, generation.ANNEALED],
+        help="for models of continuous noise (default: ipndm)",
     )
     command.add_argument("--guidance", type=float, default=1.0, help="scale of classifier-free guidance (default: 1)")
 
@@ -98,6 +103,13 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
         "--precision", default="float32", choices=("float32", "bfloat16"), help="of the network (default: float32)"
     )
     evaluate.add_argument("--out", type=Path, help="JSON file to write the results to")
+
+
+def _add_export(export: argparse.ArgumentParser) -> None:
+    export.add_argument("name", help="a shipped model, or the .safetensors file of your own")
+    export.add_argument("--out", type=Path, help="ONNX file to write (default: NAME.onnx)")
+    export.formatter_class = argparse.RawDescriptionHelpFormatter
+    export.epilog = "example:\n  python -m helpers export digits-ddpm --out digits.onnx"
 
 
 def _add_serve(serve: argparse.ArgumentParser) -> None:
@@ -269,6 +281,15 @@ def _serve(options: argparse.Namespace) -> None:
     serving.serve(serving.Settings(**{name: value for name in names if (value := getattr(options, name)) is not None}))
 
 
+def _export(options: argparse.Namespace) -> None:
+    from . import export
+
+    out = options.out or Path(Path(options.name).stem + ".onnx")
+    model, card = _load(options.name)
+    export.save(model, card, out)
+    print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
+
+
 def _describe(name: str | None) -> None:
     if name is not None:
         print(json.dumps(zoo.card(name), indent=2, ensure_ascii=False))
@@ -292,6 +313,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _sample(options)
         elif options.command == "evaluate":
             _evaluate(options)
+        elif options.command == "export":
+            _export(options)
         elif options.command == "serve":
             _serve(options)
         else:

@@ -1,8 +1,9 @@
 """Pictures from a shipped model, whatever kind it is: one function for the command line, the lessons and the service.
 
 A model of discrete time (its card names a noise schedule) is sampled by DDIM; a model of continuous noise (its card
-names a preconditioning) by a few-step solver of the probability-flow ODE, with classifier-free guidance if it knows
-classes; an energy that knows no noise levels by Langevin dynamics, as its card says.
+names a preconditioning) by a few-step solver of the probability-flow ODE or by annealed Langevin dynamics, with
+classifier-free guidance if it knows classes; an energy that knows no noise levels by Langevin dynamics, as its card
+says.
 """
 
 from __future__ import annotations
@@ -16,7 +17,17 @@ from torch import Tensor, nn
 
 from . import langevin, samplers, schedules, zoo
 
-__all__ = ["DEFAULT_STEPS", "Drawn", "LangevinSettings", "draw", "is_continuous", "is_energy", "n_classes", "solver_of"]
+__all__ = [
+    "ANNEALED",
+    "DEFAULT_STEPS",
+    "Drawn",
+    "LangevinSettings",
+    "draw",
+    "is_continuous",
+    "is_energy",
+    "n_classes",
+    "solver_of",
+]
 
 DEFAULT_STEPS = {"discrete": 50, "continuous": 18}
 """Steps where nobody says how many."""
@@ -28,6 +39,12 @@ SOLVERS = {
     "ipndm": samplers.IPNDM,
     "unipc": samplers.UniPC,
 }
+
+ANNEALED = "annealed-langevin"
+"""The name, beside those of the solvers, of Langevin dynamics at one noise level after the other."""
+
+STEPS_A_LEVEL, RELATIVE_STEP = 2, 0.7
+"""Of annealed Langevin dynamics. Longer steps and more levels mix better; steps of 1 and more blur what σ means."""
 
 GUIDANCE_INTERVAL = (0.2, 5.0)
 """Noise levels at which guidance acts: at high ones it costs variety, at low ones it does nothing of use
@@ -169,7 +186,9 @@ def draw(
             for Langevin dynamics, where a step is a gradient.
         label: One class for all, or a class for each (n,), or None: all classes in turn, if there are any.
         guidance: Scale of classifier-free guidance; 1 is none.
-        solver: For models of continuous noise: one of euler, heun, dpmpp2m, ipndm, unipc.
+        solver: For models of continuous noise: one of euler, heun, dpmpp2m, ipndm, unipc, which solve an ODE, or
+            annealed-langevin, which walks at random, for two steps at each noise level; for a Gaussian of
+            the spread of pictures, 300 steps leave the variance 16 % too large, 1000 steps 5 %.
         batch_size: Pictures at a time.
         return_states: Whether to keep the states on the way.
         progress: Whether to show a progress bar.
@@ -186,12 +205,15 @@ def draw(
     if guidance != 1 and not n_classes(card):
         raise ValueError(f"expected guidance 1: {card['name']} knows no classes to guide towards")
     steps = steps or DEFAULT_STEPS["continuous" if continuous else "discrete"]
-    noise = torch.randn(n, *card["shape"], generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(n, *card["shape"], generator=generator)
     labels = _labels(card, label, n)
     parts = []
     for part in torch.arange(n).split(batch_size):
         given = None if labels is None else labels[part]
-        if continuous:
+        if continuous and solver == ANNEALED:
+            states, levels = _annealed(_guided(model, card, guidance), noise[part], steps, given, generator)
+        elif continuous:
             states, levels = _continuous(_guided(model, card, guidance), noise[part], steps, given, solver, progress)
         else:
             states, levels = _discrete(model, zoo.schedule_of(card), noise[part], steps, progress)
@@ -243,11 +265,43 @@ def _discrete(
 def _continuous(
     denoiser: samplers.Denoiser, noise: Tensor, steps: int, label: Tensor | None, solver: str, progress: bool
 ) -> tuple[Tensor, Tensor]:
-    """States (S + 1, B, …), each divided by √(1 + σ²) so that all are seen on one scale, and their σ."""
+    """States (S + 1, B, …), on one scale, and their σ."""
     sigmas = schedules.append_zero(schedules.karras_sigmas(steps))
     x_T = noise * sigmas[0].item()
     run = samplers.sample_ode(
         denoiser, solver_of(solver), x_T, sigmas, label=label, return_trajectory=True, progress=progress
     )
-    scale = (run.sigmas**2 + 1).rsqrt().to(noise.dtype)
-    return run.x * scale.reshape(-1, *[1] * noise.ndim), run.sigmas
+    return _on_one_scale(run.x, run.sigmas), run.sigmas
+
+
+def _annealed(
+    denoiser: samplers.Denoiser, noise: Tensor, steps: int, label: Tensor | None, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """As :func:`_continuous`, but by a random walk; the last step only denoises."""
+    n_levels = (steps - 1) // STEPS_A_LEVEL
+    if n_levels < 2:
+        raise ValueError(f"expected at least {2 * STEPS_A_LEVEL + 1} steps of annealed Langevin dynamics, got {steps}")
+    sigmas = schedules.karras_sigmas(n_levels, sigma_min=0.01)
+
+    def score(x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        return (denoiser(x, sigma, label) - x) / schedules.expand_like(sigma, x) ** 2
+
+    x = langevin.annealed_langevin_dynamics(
+        score,
+        noise * sigmas[0].item(),
+        sigmas,
+        STEPS_A_LEVEL,
+        relative_step=RELATIVE_STEP,
+        label=label,
+        denoise_last=True,
+        generator=generator,
+        return_trajectory=True,
+    )
+    levels = torch.cat([sigmas[:1], sigmas[:-1], sigmas.new_zeros(1)])
+    return _on_one_scale(x, levels), levels
+
+
+def _on_one_scale(states: Tensor, sigmas: Tensor) -> Tensor:
+    """States (S + 1, B, …) divided by √(1 + σ²), as in a variance-preserving process."""
+    scale = (sigmas**2 + 1).rsqrt().to(states.dtype)
+    return states * scale.reshape(-1, *[1] * (states.ndim - 1))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers import generation, samplers, schedules, zoo
+from helpers import generation, langevin, oracle, samplers, schedules, zoo
 from helpers.diffusion import EDMPrecond
 from helpers.nn import FastUNet
 
@@ -120,3 +120,56 @@ def test_label_none_is_the_extra_class() -> None:
     net = FastUNet(n_classes=3, channels=(64, 64), blocks=(1, 1, 1, 1), emb_channels=16).eval()
     x: Tensor = torch.ones(2, 3, 8, 8)
     torch.testing.assert_close(net(x, torch.zeros(2)), net(x, torch.zeros(2), torch.tensor([3, 3])))
+
+
+# --- annealed Langevin dynamics
+
+
+def test_annealed_langevin_is_that_of_the_library(edm: EDMPrecond) -> None:
+    generator = torch.Generator().manual_seed(4)
+    noise = torch.randn(3, 3, 8, 8, generator=generator)
+    sigmas = schedules.karras_sigmas(4, sigma_min=0.01)
+    label = torch.tensor([2, 0, 1])
+
+    def score(x: Tensor, sigma: Tensor, label: Tensor) -> Tensor:
+        return (edm(x, sigma, label) - x) / sigma.reshape(-1, 1, 1, 1) ** 2
+
+    x = noise * sigmas[0].item()
+    wanted = langevin.annealed_langevin_dynamics(
+        score, x, sigmas, 2, 0.7, label=label, denoise_last=True, generator=generator
+    )
+    drawn = generation.draw(
+        edm, EDM_CARD, 3, seed=4, steps=9, label=label, solver=generation.ANNEALED, return_states=True
+    )
+    torch.testing.assert_close(drawn.images, wanted.clamp(-1, 1))
+    torch.testing.assert_close(drawn.states[0], x / math.sqrt(1 + sigmas[0].item() ** 2))
+    assert drawn.levels.tolist() == [sigmas[0], *sigmas[:-1], 0.0]
+    assert len(drawn.states) == 5
+
+
+def test_annealed_langevin_of_a_gaussian_has_the_variance_that_algebra_gives() -> None:
+    """Each step is linear, v' = (1 − rσ²/2(s² + σ²))² v + rσ², and so is the denoising at the end: 16 % too large."""
+    variance, n, steps = 0.25, 20_000, 301
+    exact = oracle.exact_denoiser(oracle.GaussianMixture(torch.zeros(1, 1), variance))
+
+    def denoiser(x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        return exact(x.reshape(-1, 1), sigma).reshape(x.shape)
+
+    card = {**EDM_CARD, "shape": [1, 1, 1], "architecture": {"preconditioning": {}, "arguments": {}, "name": "exact"}}
+    drawn = generation.draw(
+        denoiser, card, n, steps=steps, solver=generation.ANNEALED, batch_size=n, return_states=True
+    )
+
+    square = schedules.karras_sigmas(150, sigma_min=0.01).square()
+    wanted = square[0]
+    for level in square:
+        for _ in range(2):
+            wanted = (1 - 0.35 * level / (variance + level)) ** 2 * wanted + 0.7 * level
+    wanted = float(wanted * (variance / (variance + square[-1])) ** 2)
+    assert drawn.states[-1].square().mean().item() == pytest.approx(wanted, abs=4 * wanted * math.sqrt(2 / n))
+    assert wanted / variance == pytest.approx(1.16, abs=0.005)
+
+
+def test_too_few_steps_of_annealed_langevin_are_refused(edm: EDMPrecond) -> None:
+    with pytest.raises(ValueError, match="at least 5 steps of annealed Langevin dynamics, got 4"):
+        generation.draw(edm, EDM_CARD, 1, steps=4, solver=generation.ANNEALED)

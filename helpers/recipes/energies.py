@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import data, diffusion, ebm, langevin
-from ..energy import InnerProductEnergy
+from ..energy import AtLevel, InnerProductEnergy
 from ..training import TrainingConfig
 from ._pictures import DENOISER, LIMITS, LONG, Examples, device_of, examples_of, train_denoiser, train_on
 from ._recipe import Job, Outcome, Recipe
@@ -23,6 +23,9 @@ CAPACITY, RESTART, L2, DATA_NOISE = 10_000, 0.05, 0.01, 0.03
 SAMPLER = ebm.LangevinSampler(n_steps=20, step_size=2.0, temperature=5e-5, grad_clip=None, clamp=(-1.0, 1.0))
 """Temperature and step of Grathwohl et al. (2020, arXiv:1912.03263, appendix): α = 1, noise 0.01. Far below 1."""
 
+
+ENERGY_LEVEL = 0.25
+"""The noise level at which ``cifar10-energy`` compares pictures."""
 
 SAMPLING = {
     "steps": 200,
@@ -46,7 +49,13 @@ def _train_energy(recipe: Recipe, model: InnerProductEnergy, job: Job) -> Outcom
         return diffusion.EDMPrecond(energy.denoiser.network.network, energy.sigma_data)
 
     channels = model.denoiser.network.network.in_channels
-    return train_denoiser(recipe, model, job, channels, lambda energy: energy.denoiser, inside)
+    outcome = train_denoiser(recipe, model, job, channels, lambda energy: energy.denoiser, inside)
+    level = AtLevel(outcome.result.ema, ENERGY_LEVEL)
+    outcome.entries = {
+        "sampling": {"sigma": ENERGY_LEVEL},
+        "energy_quantiles": energy_quantiles(level, examples_of(job, channels).held_out),
+    }
+    return outcome
 
 
 class ContrastiveOnPictures:
