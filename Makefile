@@ -14,7 +14,7 @@ FIRST_RUN := test -e $(READY) || echo "First: a virtual environment in $(VENV). 
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help book test load lab refresh lint site clean say-book say-test
+.PHONY: help book test load lab refresh slides lint site clean say-book say-test
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{ printf "  make %-9s %s\n", $$1, $$2 }'
@@ -45,6 +45,9 @@ refresh: $(READY) ## run every notebook and store its new outputs in place
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
 		--ClearMetadataPreprocessor.enabled=True --ClearMetadataPreprocessor.clear_cell_metadata=False \
 		--ClearMetadataPreprocessor.preserve_nb_metadata_mask='{"kernelspec", ("language_info", "name")}' $(LESSONS)
+
+slides: $(READY) ## make slides of the lessons; open _build/slides/index.html
+	@$(BIN)/python book/_slides/build.py
 
 lint: $(READY) ## check the style and the formatting of code and notebooks
 	$(BIN)/ruff check .

@@ -15,11 +15,17 @@ import torch
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
-from . import data, evaluation, generation, recipes, training, zoo
+from . import data, evaluation, generation, recipes, teaching, training, zoo
 
 __all__ = ["main"]
 
 LIMITS = {"n": 1000, "scale": 32}  # what one picture can show, and memory holds
+
+GRADING = """exit code: 0 if every notebook was graded, whatever the marks; 1 if one could not be; 2 for wrong input.
+
+Learners' code runs in processes of its own with limits on time and, on Linux, on memory. That is no sandbox: it can
+read, write and send what you can. Grade strangers' notebooks on a machine, or in a container, that holds nothing else.
+"""
 
 EXAMPLES = """examples:
   python -m helpers describe
@@ -32,6 +38,8 @@ EXAMPLES = """examples:
   python -m helpers evaluate cifar10-edm --n 5000 --seeds 0 1 2
   python -m helpers export cifar10-edm --out cifar10.onnx
   python -m helpers serve --port 8000
+  python -m helpers grade homework/ --csv marks.csv
+  python -m helpers student --out edition
 """
 
 
@@ -49,6 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     describe = commands.add_parser("describe", help="list recipes and shipped models, or show one model's card")
     describe.add_argument("name", nargs="?", help="a shipped model")
     _add_export(commands.add_parser("export", help="write a model as an ONNX graph, which runs without Python"))
+    _add_grade(commands.add_parser("grade", help="grade learners' notebooks with the checks of the lessons"))
+    _add_student(commands.add_parser("student", help="write the lessons without their solutions"))
     _add_serve(commands.add_parser("serve", help="answer requests for pictures over HTTP, with a page to try it"))
     return parser
 
@@ -119,6 +129,28 @@ def _add_serve(serve: argparse.ArgumentParser) -> None:
     serve.add_argument("--models", nargs="+", help="serve only these models (default: all)")
     serve.add_argument("--threads", type=int, help="threads of the network (default: as many as torch takes)")
     serve.epilog = "Limits are set by environment variables COURSE_SERVE_…; the book's page on serving lists them."
+
+
+def _add_lessons(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--lessons", type=Path, help="folder of the lessons (default: the repository's notebooks)")
+
+
+def _add_grade(grade: argparse.ArgumentParser) -> None:
+    grade.formatter_class = argparse.RawDescriptionHelpFormatter
+    grade.add_argument("notebooks", type=Path, nargs="+", metavar="notebook", help="notebooks, or folders of them")
+    grade.add_argument("--json", type=Path, metavar="FILE", help="write everything to a JSON file")
+    grade.add_argument("--csv", type=Path, metavar="FILE", help="write a table to a CSV file: one row an exercise")
+    grade.add_argument("--seconds", type=float, default=60.0, help="time for each exercise (default: 60)")
+    grade.add_argument("--memory", type=int, default=2048, metavar="MB", help="memory for each (default: 2048)")
+    _add_lessons(grade)
+    grade.epilog = GRADING
+
+
+def _add_student(student: argparse.ArgumentParser) -> None:
+    student.add_argument("--out", type=Path, required=True, help="folder to write to, new or empty")
+    student.add_argument("--drop-hints", action="store_true", help="leave the hints out too")
+    student.add_argument("--drop-outputs", action="store_true", help="leave out what the cells printed and drew")
+    _add_lessons(student)
 
 
 def _settings(pairs: Sequence[str]) -> dict[str, Any]:
@@ -290,6 +322,41 @@ def _export(options: argparse.Namespace) -> None:
     print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
 
 
+def _grade(options: argparse.Namespace) -> int:
+    lessons = teaching.find_lessons(options.lessons)
+    paths = teaching.find_notebooks(options.notebooks)
+    if not paths:
+        raise ValueError(f"expected notebooks, found none in {', '.join(map(str, options.notebooks))}")
+    limits = {"seconds": options.seconds, "memory": options.memory}
+    if not teaching.memory_is_limited():
+        print("note: this system cannot limit a process's memory; --memory has no effect", file=sys.stderr)
+    reports = []
+    for path in paths:
+        reports.append(teaching.grade(path, lessons, **limits))
+        print(teaching.as_text(reports[-1:]), flush=True)
+    if len(reports) > 1:
+        print(teaching.as_overview(reports))
+    for file, content in (
+        (options.csv, "\ufeff" + teaching.as_csv(reports)),  # the mark tells spreadsheets that it is UTF-8
+        (options.json, teaching.as_json(reports, **limits)),
+    ):
+        if file is not None:
+            training.write_atomically(file, content.encode())
+            print(f"wrote {file}")
+    return int(any(report.problem for report in reports))
+
+
+def _student(options: argparse.Namespace) -> None:
+    written = teaching.student_edition(
+        teaching.find_lessons(options.lessons),
+        options.out,
+        hints=not options.drop_hints,
+        outputs=not options.drop_outputs,
+    )
+    n = sum(path.suffix == ".ipynb" for path in written)
+    print(f"wrote {n} lessons without solutions, and {len(written) - n} pages and pictures, to {options.out}")
+
+
 def _describe(name: str | None) -> None:
     if name is not None:
         print(json.dumps(zoo.card(name), indent=2, ensure_ascii=False))
@@ -303,7 +370,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit code: 0; 2 after a message about wrong input; 1 if training diverged; 130 if it was interrupted.
+        The exit code: 0; 2 after a message about wrong input; 1 if training diverged or a notebook could not be graded;
+        130 if it was interrupted.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -317,6 +385,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _export(options)
         elif options.command == "serve":
             _serve(options)
+        elif options.command == "grade":
+            return _grade(options)
+        elif options.command == "student":
+            _student(options)
         else:
             _describe(options.name)
     except (ValueError, OSError, ImportError) as error:

@@ -28,6 +28,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "EnergyCNN": networks.EnergyCNN,
     "EnergyMLP": networks.EnergyMLP,
     "FastUNet": networks.FastUNet,
+    "ImageMLP": networks.ImageMLP,
     "SimpleUNet": networks.SimpleUNet,
     "SmallClassifier": networks.SmallClassifier,
     "TimeMLP": networks.TimeMLP,

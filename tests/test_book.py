@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
-import yaml
+from _book import PAGES, TOC, built_book
 from _browser import launched
-from _notebooks import LESSONS, REPOSITORY, ROOT, tracked_files
+from _notebooks import LESSONS, REPOSITORY, ROOT
 
-TOC = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))
-PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
 PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1280, "height": 900}
 
@@ -29,16 +23,8 @@ each_lesson = pytest.mark.parametrize("lesson", LESSONS)
 
 @pytest.fixture(scope="session")
 def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the built book; it is built once, strictly, from a copy of the files that belong to the project."""
-    source = tmp_path_factory.mktemp("book")
-    for path in tracked_files():
-        (source / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / path, source / path)
-    builder = shutil.which("jupyter-book", path=str(Path(sys.executable).parent))
-    command = [builder, "build", ".", "-W", "-n", "--keep-going", "--all"]
-    run = subprocess.run(command, cwd=source, capture_output=True, text=True, env=os.environ | {"NO_COLOR": "1"})
-    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
-    return source / "_build" / "html"
+    """The folder of the built book."""
+    return built_book(tmp_path_factory)
 
 
 @functools.cache

@@ -31,11 +31,13 @@ ORDER = [
     "zoo",
     "generation",
     "recipes",
+    "export",
     "serving",
+    "teaching",
     "__main__",
 ]
 # Lessons use these; no other module does.
-LEAVES = {"plotting", "checks"}
+LEAVES = {"plotting", "checks", "quizzes"}
 # Networks know nothing of schedules or data.
 INDEPENDENT = {"nn"}
 # Formulas: they read no files, draw nothing, print nothing and choose no device.

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from _notebooks import ROOT, headings
 
-PAGES = sorted((ROOT / "book").glob("*.md"))
+PAGES = sorted((ROOT / "book").rglob("*.md"))
 BLOCKS = [
     pytest.param(page.name, block, id=f"{page.stem}-{number}")
     for page in PAGES

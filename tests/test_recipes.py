@@ -21,10 +21,14 @@ TINY = TrainingConfig(n_steps=2, batch_size=4, ema_half_life=10, seed=7)
 @pytest.fixture
 def few_digits(monkeypatch: pytest.MonkeyPatch) -> data.Split:
     """Forty digits to train on and ten to test on, so that a recipe runs in a second."""
-    digits = data.digits(16)
-    few = data.Split(digits.train[:40], digits.test[:10], digits.train_labels[:40], digits.test_labels[:10])
-    monkeypatch.setattr(data, "digits", lambda size: few)
-    return few
+    all_digits = data.digits
+
+    def few(size: int) -> data.Split:
+        digits = all_digits(size)
+        return data.Split(digits.train[:40], digits.test[:10], digits.train_labels[:40], digits.test_labels[:10])
+
+    monkeypatch.setattr(data, "digits", few)
+    return few(16)
 
 
 def tiny(name: str) -> recipes.Recipe:
@@ -69,7 +73,7 @@ def test_unknown_recipes_list_the_known_ones(tmp_path: Path) -> None:
 # ── a run ─────────────────────────────────────────────────────────────────
 
 
-DIGITS = ["digits-classifier", "digits-ddpm"]
+DIGITS = ["digits-classifier", "digits-ddpm", "digits-energy"]
 
 
 @pytest.mark.parametrize("name", DIGITS)

@@ -86,11 +86,16 @@ def _slope(energy: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 def denoise(function: Callable[[Callable[[Tensor], Tensor], Tensor, float], Any]) -> str:
     """Check ``function(energy, x, sigma)``: x − σ²∇E for any shape of x, and x unchanged."""
     generator = torch.Generator().manual_seed(902)
+    weight = torch.ones((), dtype=torch.float64, requires_grad=True)  # stands for the parameters of a network
+
+    def energy(x: Tensor) -> Tensor:
+        return weight * _quartic(x)
+
     for shape, sigma in (((5, 2), 0.7), ((3, 1, 2, 2), 0.3)):
         x = _normal(generator, *shape)
         given = x.clone()
         slope = _slope(_quartic, x)
-        got = function(_quartic, given, sigma)
+        got = function(energy, given, sigma)
         mistakes = {
             "uphill": (x + sigma**2 * slope, "you walk uphill: the score is −∇E, so that D = x − σ²∇E."),
             "sigma-not-squared": (
@@ -110,8 +115,20 @@ def denoise(function: Callable[[Callable[[Tensor], Tensor], Tensor, float], Any]
             ),
         }
         expect_close(got, x - sigma**2 * slope, mistakes=mistakes, name="the denoised points")
-        if not torch.equal(given, x):
+        if not torch.equal(given.detach(), x):
             raise Mistake("changed-in-place", "your function changed the x that it was given; work on a copy.")
+        if given.requires_grad:
+            raise Mistake(
+                "tracking-left-on",
+                "the numbers are right, but the x that was given to you is tracked now: requires_grad_() works in "
+                "place. Make a leaf of your own, x.detach().clone().requires_grad_().",
+            )
+        if weight.grad is not None:
+            raise Mistake(
+                "gradient-left-in-the-parameters",
+                "the numbers are right, but backward() has filled the .grad of the energy's parameters, too, where an "
+                "optimiser would find it. torch.autograd.grad(…, x) asks for x alone.",
+            )
     return "one step downhill, of length σ²."
 
 
@@ -308,6 +325,7 @@ def _gathered(states: Tensor, betas: list[float]) -> Tensor:
 def _wrong_weights(states: Tensor, betas: list[float]) -> Mistakes:
     right = _gathered(states, betas)
     steps = torch.tensor(betas, dtype=torch.float64).diff()[:, None]
+    later = torch.cat([states[1:], states[-1:]])  # where the chains are after the move of each step, if they are known
     start, end = (torch.stack([energy(x) for x in states]) for energy in (_bowl, _quartic))
     gap = start - end
     return {
@@ -337,7 +355,25 @@ def _wrong_weights(states: Tensor, betas: list[float]) -> Mistakes:
         ),
         "states-shifted": (
             _gathered(states.roll(-1, 0), betas),
-            "each step uses the state *after* the move. The weight is taken before x moves: states[k] for step k.",
+            "each step uses the next state, and the last one the first: states[k] belongs to step k.",
+        ),
+        "after-the-move": (
+            (steps * gap.roll(-1, 0))[:-1].sum(0),
+            "each weight is taken *after* the move, at states[k + 1], and the last step has none. It belongs before "
+            "the move: states[k], where the chains are when β rises from betas[k].",
+        ),
+        "after-the-move-last-twice": (
+            _gathered(later, betas),
+            "each weight is taken *after* the move, at states[k + 1], with the last state used twice. It belongs "
+            "before the move: states[k], where the chains are when β rises from betas[k].",
+        ),
+        "last-step-forgotten": (
+            (steps * gap)[:-1].sum(0),
+            "the last step, up to β = 1, is missing: K states go with K steps in β.",
+        ),
+        "first-step-forgotten": (
+            (steps * gap)[1:].sum(0),
+            "the first step, away from β = 0, is missing: K states go with K steps in β.",
         ),
     }
 

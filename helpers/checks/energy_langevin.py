@@ -35,6 +35,22 @@ def _slope(x: Tensor) -> Tensor:
     return slope.reshape(x.shape)
 
 
+def _expect_untouched(given: Tensor, weight: Tensor) -> None:
+    """The caller's x is not tracked, and the energy's parameter has received no gradient."""
+    if given.requires_grad:
+        raise Mistake(
+            "tracking-left-on",
+            "the numbers are right, but the x that was given to you is tracked now: requires_grad_() works in place. "
+            "Make a leaf of your own, x.detach().requires_grad_().",
+        )
+    if weight.grad is not None:
+        raise Mistake(
+            "gradient-left-in-the-parameters",
+            "the numbers are right, but backward() has filled the .grad of the energy's parameters, too, where an "
+            "optimiser would find it. torch.autograd.grad(…, x) asks for x alone.",
+        )
+
+
 # 7.1 -----------------------------------------------------------------------------------------------------------------
 
 
@@ -73,6 +89,11 @@ def _wrong_steps(x: Tensor, e: float, temperature: float, xi: Tensor) -> Mistake
             x - e / 2 / temperature * slope + kick * xi,
             "here T scales the noise only; divide the drift by T as well, and you sample at T².",
         ),
+        "another-clock": (
+            x - e / 2 / temperature * slope + math.sqrt(e) * xi,
+            "right density, another clock: E/T in the drift and the noise √ε make the course's step of size ε/T. "
+            "Here T scales the noise, √(εT), and the drift is (ε/2)∇E at every temperature.",
+        ),
     }
 
 
@@ -80,10 +101,15 @@ def _wrong_steps(x: Tensor, e: float, temperature: float, xi: Tensor) -> Mistake
 def langevin_step(step: Callable[[Energy, Tensor, float, float, Tensor], Any]) -> str:
     """Check ``step(f, x, step_size, temperature, xi)``."""
     generator = torch.Generator().manual_seed(701)
+    weight = torch.ones((), dtype=torch.float64, requires_grad=True)  # stands for the parameters of a network
+
+    def energy(x: Tensor) -> Tensor:
+        return weight * _bumpy(x)
+
     for shape, e, temperature in (((5, 2), 0.3, 0.4), ((4, 1, 3, 3), 0.05, 2.5), ((3, 6), 1.1, 0.2)):
         x, xi = _normal(generator, *shape), _normal(generator, *shape)
         given = x.clone()
-        got = step(_bumpy, given, e, temperature, xi.clone())
+        got = step(energy, given, e, temperature, xi.clone())
         expect_close(
             got,
             x - e / 2 * _slope(x) + math.sqrt(e * temperature) * xi,
@@ -98,6 +124,7 @@ def langevin_step(step: Callable[[Energy, Tensor, float, float, Tensor], Any]) -
             )
         if not torch.equal(given.detach(), x):
             raise Mistake("changed-in-place", "the numbers are right, but the x that was given to you has changed.")
+        _expect_untouched(given, weight)
     return "downhill by ε/2, and noise of variance εT."
 
 

@@ -28,6 +28,11 @@ def _wrong_losses(data: Tensor, model: Tensor, l2: float) -> Mistakes:
     gap = data.mean() - model.mean()
     squares = data.square().mean() + model.square().mean()
     return {
+        "absolute-value": (
+            gap.abs() + l2 * squares,
+            "you take the absolute value of the difference. It may have either sign: where data lie below samples "
+            "already, |…| would push them up again. The loss is no distance.",
+        ),
         "sign-flipped": (-gap + l2 * squares, "this lowers the energy of samples and raises that of data."),
         "no-l2": (gap, "the squares are missing: nothing holds the level of the energies."),
         "l2-subtracted": (gap - l2 * squares, "the squares are *added*: they are to be small when the loss is."),
@@ -56,8 +61,9 @@ def _wrong_losses(data: Tensor, model: Tensor, l2: float) -> Mistakes:
 def loss(function: Callable[[Tensor, Tensor, float], Any]) -> str:
     """Check ``function(e_data, e_model, l2)``: contrastive divergence with squares."""
     generator = torch.Generator().manual_seed(801)
-    for n, m, l2 in ((5, 3, 0.1), (4, 4, 0.3), (6, 2, 0.02)):
-        data, model = _normal(generator, n) - 2, 1.5 * _normal(generator, m) + 1
+    # First data above samples, where an absolute value is right and a flipped sign is not; then below them.
+    for n, m, l2, level in ((4, 3, 0.2, 2), (5, 3, 0.1, -2), (4, 4, 0.3, -2), (6, 2, 0.02, -2)):
+        data, model = _normal(generator, n) + level, 1.5 * _normal(generator, m) - level / 2
         right = data.mean() - model.mean() + l2 * (data.square().mean() + model.square().mean())
         got = function(data.clone(), model.clone(), l2)
         expect_scalar(got, "the loss")
@@ -250,6 +256,7 @@ def _wrong_steps(s: float, r: float) -> Mistakes:
             4 * s**2,
             "this is where Langevin dynamics becomes unstable. The bias is felt long before.",
         ),
+        "four-forgotten": (r * (1 - r) * s**2, "where is the 4? The chains' variance is (1/a)/(1 − εa/4)."),
         "r-alone": (4 * (1 - r) * r, "the step has the unit of x²: where is s²?"),
     }
     return {name: (torch.tensor(value), advice) for name, (value, advice) in values.items()}

@@ -16,8 +16,9 @@ arXiv:2302.00482) and :math:`x_t = (1-t)x_0 + t x_1`, the flow is a gradient:
 
 .. math:: L_{OT} = E\,w(t)\,\|\nabla V(x_t) + x_1 - x_0\|^2 .
 
-A velocity without time can serve because optimal paths do not cross, and because the weight w falls near the data,
-where paths arrive that are still to stop.
+At each time there is one velocity at a place, since optimal paths do not cross at equal times. At different times it
+may differ, and a potential without time fits the mean over them; so the weight w falls near the data, where paths
+arrive that are still to stop.
 
 *Density.* Contrastive divergence on :math:`V/\epsilon_{max}`. Half of the negatives start from the data, at ε_max, and
 half from noise, along the whole walk.

@@ -3,7 +3,7 @@
 * :class:`SinusoidalTimeEmbedding`, :class:`ResidualBlock`, :class:`AttentionBlock`, :class:`SimpleUNet`:
   the assignment's blocks, with its signatures and attribute names, so that its state dicts load.
 * :class:`FastUNet`: two resolutions, class-conditional, made for speed.
-* :class:`TimeMLP`: for points in the plane.
+* :class:`TimeMLP`, :class:`ImageMLP`: for points in the plane, and for pictures of a few pixels.
 * :class:`EnergyMLP`, :class:`EnergyCNN`: one number a sample, for points and for pictures.
 * :class:`SmallClassifier`, :class:`CIFARNet`: whose features measure distances between sets of digits, or of colour
   pictures.
@@ -15,7 +15,7 @@ from .classifier import SmallClassifier
 from .embeddings import SinusoidalTimeEmbedding, sinusoidal_embedding
 from .energy_nets import EnergyCNN, EnergyMLP
 from .fast_unet import FastUNet
-from .mlp import TimeMLP
+from .mlp import ImageMLP, TimeMLP
 from .unet import SimpleUNet
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "EnergyCNN",
     "EnergyMLP",
     "FastUNet",
+    "ImageMLP",
     "ResidualBlock",
     "SimpleUNet",
     "SinusoidalTimeEmbedding",

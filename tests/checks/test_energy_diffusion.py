@@ -55,6 +55,17 @@ def denoise_in_place(energy, x, sigma):
     return x
 
 
+def denoise_tracking(energy, x, sigma):
+    (slope,) = torch.autograd.grad(energy(x.requires_grad_()).sum(), x)
+    return (x - sigma**2 * slope).detach()
+
+
+def denoise_leaking(energy, x, sigma):
+    inside = x.clone().requires_grad_()
+    energy(inside).sum().backward()
+    return x - sigma**2 * inside.grad
+
+
 # 9.3 -----------------------------------------------------------------------------------------------------------------
 
 
@@ -183,6 +194,14 @@ def step_term(e_0, e, beta, later):
     return (later - beta) * (e_0 - e)
 
 
+def weigh_after_the_move(base, energy, states, betas):
+    """At β_k the chains have moved already, and the weight of the step to it is gathered."""
+    log_w = 0
+    for k in range(1, len(states)):
+        log_w = log_w + (betas[k] - betas[k - 1]) * (base(states[k]) - energy(states[k]))
+    return log_w
+
+
 RIGHT = {
     "9.1": [score_plain, score_oracle, score_tweedie],
     "9.2": [denoise_plain, denoise_library, denoise_one_by_one],
@@ -211,6 +230,8 @@ WRONG = {
         "no-sigma": lambda energy, x, sigma: x - slope_of(energy, x),
         "batch-mean": lambda energy, x, sigma: x - sigma**2 * slope_of(energy, x, torch.mean),
         "changed-in-place": denoise_in_place,
+        "tracking-left-on": denoise_tracking,
+        "gradient-left-in-the-parameters": denoise_leaking,
     },
     "9.3": {
         "factor-four": share_wrong(lambda J: (J - J.T).square().sum() / J.square().sum()),
@@ -251,6 +272,10 @@ WRONG = {
         "weights": weigh_wrong(step_term, lambda values: values.sum(0).exp()),
         "states-backwards": weigh_wrong(step_term, order=lambda states: states.flip(0)),
         "states-shifted": weigh_wrong(step_term, order=lambda states: states.roll(-1, 0)),
+        "after-the-move": weigh_after_the_move,
+        "after-the-move-last-twice": weigh_wrong(step_term, order=lambda states: [*states[1:], states[-1]]),
+        "last-step-forgotten": weigh_wrong(step_term, order=lambda states: states[:-1]),
+        "first-step-forgotten": weigh_wrong(lambda e_0, e, beta, later: (later - beta) * (e_0 - e) * (beta > 0)),
     },
 }
 CHECKS = {

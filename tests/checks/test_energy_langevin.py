@@ -29,11 +29,24 @@ def step_score(f, x, e, T, xi):
 
 
 def step_backward(f, x, e, T, xi):
-    """With backward(), under no_grad, on a clone."""
+    """With backward() for the leaf alone, under no_grad, on a clone."""
     leaf = x.clone().requires_grad_(True)
-    f(leaf).backward(torch.ones(len(x), dtype=x.dtype))
+    f(leaf).backward(torch.ones(len(x), dtype=x.dtype), inputs=[leaf])
     with torch.no_grad():
         return leaf - 0.5 * e * leaf.grad + xi * (e * T) ** 0.5
+
+
+def step_leaking(f, x, e, T, xi):
+    """backward() fills the parameters' gradients, too."""
+    leaf = x.clone().requires_grad_(True)
+    f(leaf).sum().backward()
+    return leaf.detach() - e / 2 * leaf.grad + math.sqrt(e * T) * xi
+
+
+def step_tracking(f, x, e, T, xi):
+    """Tracks the caller's x, and leaves it so."""
+    (gradient,) = torch.autograd.grad(f(x.requires_grad_()).sum(), x)
+    return x.detach() - e / 2 * gradient + math.sqrt(e * T) * xi
 
 
 def step_wrong(drift=lambda e, T, B: e / 2, noise=lambda e, T: math.sqrt(e * T)):
@@ -70,8 +83,11 @@ WRONG_1 = {
     "both-of-the-other-convention": step_wrong(lambda e, T, B: e, lambda e, T: math.sqrt(2 * e * T)),
     "mean-of-the-batch": step_mean,
     "drift-divided-by-temperature": step_wrong(lambda e, T, B: e / (2 * T)),
+    "another-clock": step_wrong(lambda e, T, B: e / (2 * T), lambda e, T: math.sqrt(e)),
     "still-attached": step_attached,
     "changed-in-place": step_in_place,
+    "tracking-left-on": step_tracking,
+    "gradient-left-in-the-parameters": step_leaking,
 }
 
 # 7.2 -----------------------------------------------------------------------------------------------------------------

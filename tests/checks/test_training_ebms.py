@@ -43,6 +43,7 @@ def gap(data, model):
 
 
 WRONG_1 = {
+    "absolute-value": lambda d, m, l2: gap(d, m).abs() + l2 * (d.square().mean() + m.square().mean()),
     "sign-flipped": lambda d, m, l2: -gap(d, m) + l2 * (d.square().mean() + m.square().mean()),
     "no-l2": lambda d, m, l2: gap(d, m),
     "l2-subtracted": lambda d, m, l2: gap(d, m) - l2 * (d.square().mean() + m.square().mean()),
@@ -223,6 +224,7 @@ WRONG_4 = {
     "inverse-share": b_wrong(lambda s, r: 4 * (1 / r - 1) * s**2),
     "the-limit": b_wrong(lambda s, r: s**2),
     "stability-limit": b_wrong(lambda s, r: 4 * s**2),
+    "four-forgotten": b_wrong(lambda s, r: r * (1 - r) * s**2),
     "r-alone": b_wrong(lambda s, r: 4 * r * (1 - r)),
 }
 
