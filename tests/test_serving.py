@@ -5,15 +5,19 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import signal
+import socket
 import sys
 import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -29,6 +33,7 @@ from helpers.__main__ import main
 from helpers.generation import LangevinSettings
 from helpers.langevin import langevin_dynamics
 from helpers.serving import ServedModel, Settings, kind_of, load_models, make_engine, running
+from helpers.serving.app import _hosts
 from helpers.serving.catalogue import class_names, percentile, serve_model
 
 DIGITS = {"model": "digits-ddpm", "steps": 4, "seed": 5}
@@ -142,6 +147,14 @@ def test_percentiles_are_read_between_the_quantiles() -> None:
     assert percentile({}, 1.0) is None
 
 
+def test_langevin_dynamics_may_take_the_steps_of_the_card() -> None:
+    settings = {"steps": 300, "step_size": 0.05}
+    served = energy_model(max_steps=100, sampling=settings)
+    assert (served.default_steps, served.max_steps) == (300, 300)
+    few = energy_model(max_steps=100, sampling=settings | {"steps": 20})
+    assert (few.default_steps, few.max_steps) == (20, 100)
+
+
 def test_cards_of_energies_are_checked() -> None:
     assert LangevinSettings.of({"sampling": {"steps": 3}}).steps == 3
     with pytest.raises(ValueError, match="got stepsize"):
@@ -157,9 +170,7 @@ def test_an_operators_folder_is_loaded_by_hash(tmp_path: Path) -> None:
         load_models(Settings(models_dir=tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("name", "message"), [("digits-ddpm", "which ships"), (".hidden", None), ("a b", "expected a file name")]
-)
+@pytest.mark.parametrize(("name", "message"), [(".hidden", None), ("a b", "expected a file name")])
 def test_names_of_an_operators_files_are_checked(name: str, message: str | None, tmp_path: Path) -> None:
     write_conditional(tmp_path, "x").rename(tmp_path / f"{name}.safetensors")
     if message is None:
@@ -167,6 +178,12 @@ def test_names_of_an_operators_files_are_checked(name: str, message: str | None,
     else:
         with pytest.raises(ValueError, match=message):
             load_models(Settings(models_dir=tmp_path))
+
+
+def test_a_model_of_ones_own_goes_before_the_one_that_ships(tmp_path: Path) -> None:
+    write_conditional(tmp_path, "digits-energy")
+    [own] = load_models(Settings(models_dir=tmp_path, models=("digits-energy",))).values()
+    assert own.classes == ("cat", "dog", "emu")
 
 
 def test_a_service_needs_models(tmp_path: Path) -> None:
@@ -252,9 +269,12 @@ def test_formats_hold_the_same_pictures(client: httpx.Client) -> None:
         assert files.namelist() == [f"00{k}.png" for k in range(5)] + ["request.json"]
         assert all(np.array_equal(pixels(files.read(f"00{k}.png")), single[k]) for k in range(5))
         again = json.loads(files.read("request.json"))
-    assert client.post("/v1/images", json=again).content == grid.content
+    assert client.post("/v1/images", json=again).content == archive.content
     with Image.open(io.BytesIO(grid.content)) as opened:
-        assert json.loads(opened.text["request"]) == again
+        again = json.loads(opened.text["request"])
+    assert client.post("/v1/images", json=again).content == grid.content
+    found = events(client, {name: value for name, value in body.items() if name != "format"})
+    assert base64.b64decode(found[-1][1]["image"]) == grid.content
 
 
 def test_a_seed_that_the_service_chose_can_be_used_again(client: httpx.Client) -> None:
@@ -338,6 +358,22 @@ def test_the_energy_of_a_picture(client: httpx.Client) -> None:
     assert answer["model"] == "tiny-energy"
 
 
+def test_the_energy_that_ships_draws_and_compares() -> None:
+    """Against the library: its pictures, its energies at the card's noise level, and the shares of the test set."""
+    network, card = zoo.load("digits-energy"), zoo.card("digits-energy")
+    digits = torch.nn.functional.avg_pool2d(data.digits().test, 2)  # 8 × 8, as the model's own data
+    content = png(data.to_uint8(digits[3])[0].numpy())
+    x = data.from_uint8(data.to_uint8(digits))
+    energies = network(x, torch.full((len(x),), card["sampling"]["sigma"]))
+    with running(Settings(port=0, models=("digits-energy",))) as url, httpx.Client(base_url=url, timeout=60) as client:
+        answer = energy_of(client, content, name="digits-energy").json()
+        drawn = generation.draw(network, card, 2, seed=3, steps=5).images
+        found = images_of(client, {"model": "digits-energy", "n": 2, "seed": 3, "steps": 5})
+    assert np.array_equal(found, as_bytes(drawn))
+    assert answer["energy"] == pytest.approx(energies[3].item(), abs=1e-3)
+    assert answer["percentile"] == pytest.approx(percentile(card, answer["energy"]))
+
+
 def test_pictures_of_other_sizes_and_kinds_become_the_models_size(client: httpx.Client) -> None:
     colour = np.full((40, 60, 3), 255, np.uint8)
     content = io.BytesIO()
@@ -406,6 +442,16 @@ def test_an_operator_may_let_other_sites_in() -> None:
         assert answer.headers["access-control-allow-origin"] == "https://x.org"
         headers["Origin"] = "https://y.org"
         assert "access-control-allow-origin" not in httpx.options(f"{url}/v1/images", headers=headers).headers
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/v1/models", "/metrics", "/docs", "/openapi.json"])
+def test_head_is_get_without_the_body(client: httpx.Client, path: str) -> None:
+    whole, head = client.get(path), client.head(path)
+    assert (head.status_code, head.content) == (whole.status_code, b"")
+    assert head.headers["content-type"] == whole.headers["content-type"]
+    if path != "/metrics":  # which changes
+        assert head.headers["content-length"] == str(len(whole.content))
+    assert client.head("/v1/images").status_code == 405
 
 
 def test_docs_are_served(client: httpx.Client) -> None:
@@ -514,6 +560,74 @@ def test_sigterm_finishes_what_has_begun() -> None:
             httpx.get(f"{url}/healthz")
 
 
+LONG = {"model": "cifar10-edm", "n": 16, "steps": 100, "seed": 1}  # takes far longer than these tests
+
+
+@contextmanager
+def asked_for_long_work(*, drain_seconds: float) -> Iterator[tuple[Any, list[httpx.Response]]]:
+    """A process that works on one request and one stream, has a third one waiting, and what they will get."""
+    limits = {"COURSE_SERVE_DRAIN_SECONDS": str(drain_seconds), "COURSE_SERVE_MODELS": "cifar10-edm"}
+    with server_process(**limits) as (process, url), ThreadPoolExecutor(3) as pool:
+        asked = [
+            pool.submit(httpx.post, f"{url}/v1/images{path}", json=LONG, timeout=120) for path in ("", "/stream", "")
+        ]
+        health_until(url, lambda health: (health["running"], health["waiting"]) == (1, 2), 60)
+        answers: list[httpx.Response] = []
+        yield process, answers
+        answers += [one.result(60) for one in asked]
+        said = process.stdout.read()
+        assert "Traceback" not in said, said
+        assert "Exception" not in said, said
+
+
+def has_been_told(answers: list[httpx.Response]) -> bool:
+    """Whether all have been told that the service has stopped, in the form of their answers."""
+    told = []
+    for answer in answers:
+        if answer.headers["content-type"] == PROBLEM:
+            told.append(answer.json()["status"] == answer.status_code == 503 and "retry-after" in answer.headers)
+        else:
+            name, content = answer.text.strip().split("\n\n")[-1].split("\n")
+            told.append(name == "event: problem" and json.loads(content.removeprefix("data: "))["status"] == 503)
+    return told == [True] * 3
+
+
+def test_what_is_not_done_when_the_drain_time_is_over_is_answered_503() -> None:
+    """In a process of its own, with a request, a stream, and one in the queue: no 500, no traceback, exit code 0."""
+    with asked_for_long_work(drain_seconds=1) as (process, answers):
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    assert has_been_told(answers)
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM], ids=lambda sent: sent.name)
+def test_a_second_ctrl_c_ends_it_at_once(first: signal.Signals) -> None:
+    with asked_for_long_work(drain_seconds=300) as (process, answers):
+        process.send_signal(first)
+        time.sleep(0.5)
+        assert process.poll() is None  # it drains
+        process.send_signal(signal.SIGINT)
+        start = time.monotonic()
+        assert process.wait(60) == 130
+        assert time.monotonic() - start < 5  # the evaluations that are left take minutes
+    assert has_been_told(answers)
+
+
+def test_a_body_that_never_comes_does_not_hold_up_the_end() -> None:
+    limits = {"COURSE_SERVE_DRAIN_SECONDS": "0", "COURSE_SERVE_BODY_SECONDS": "2"}
+    with server_process("--models", "digits-ddpm", **limits) as (process, url):
+        parts = urlsplit(url)
+        with socket.create_connection((parts.hostname, parts.port), timeout=30) as connection:
+            lines = ["POST /v1/images HTTP/1.1", f"Host: {parts.netloc}", "Content-Type: application/json"]
+            connection.sendall("\r\n".join([*lines, "Content-Length: 99", "", "{"]).encode())
+            time.sleep(0.5)
+            process.send_signal(signal.SIGTERM)
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert process.wait(30) == 0
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert "Traceback" not in process.stdout.read()
+
+
 def test_draining_refuses_new_work() -> None:
     settings = Settings(port=0)
     engine = make_engine({"tiny-energy": energy_model()}, settings)
@@ -543,7 +657,8 @@ def test_what_cannot_be_drained_in_time_is_told_so() -> None:
         start = time.monotonic()
     assert time.monotonic() - start < 6  # the whole work takes 10 s
     thread.join(10)
-    assert len(answers) == 1
+    [answer] = answers
+    assert answer.status_code == 503, answer
 
 
 # ── the command ───────────────────────────────────────────────────────────
@@ -557,7 +672,7 @@ def test_an_address_in_use_is_said_before_models_are_loaded(capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--port", "99999"], "port"),
+        (["--port", "99999"], "port: expected at most 65535, got 99999 (COURSE_SERVE_PORT)\n"),
         (["--models", "no-such"], "expected models out of"),
         (["--models-dir", "no-such-folder"], "no folder of models"),
     ],
@@ -583,6 +698,56 @@ def test_without_the_extra_the_command_says_what_to_install(
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COURSE_SERVE_QUEUE_SIZE", "7")
     monkeypatch.setenv("COURSE_SERVE_CORS_ORIGINS", '["https://x.org"]')
+    monkeypatch.setenv("COURSE_SERVE_MODELS", "digits-ddpm, digits-energy")
+    monkeypatch.setenv("COURSE_SERVE_ALLOWED_HOSTS", "example.org")
     assert Settings().queue_size == 7
     assert Settings(queue_size=8).queue_size == 8
     assert Settings().cors_origins == ("https://x.org",)
+    assert Settings().models == ("digits-ddpm", "digits-energy")
+    assert Settings(models=["digits-ddpm"]).models == ("digits-ddpm",)
+    assert Settings().allowed_hosts == ("example.org",)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("QUEU_SIZE", "8", "got COURSE_SERVE_QUEU_SIZE: is COURSE_SERVE_QUEUE_SIZE meant?"),
+        ("QUEUE_SIZE", "many", "queue_size: expected an integer, got 'many' (COURSE_SERVE_QUEUE_SIZE)"),
+        ("BODY_SECONDS", "0", "body_seconds: expected more than 0, got '0'"),
+        ("MAX_GUIDANCE", "nan", "max_guidance: expected a"),
+        ("MODELS", '["digits-ddpm"', "models: expected names with commas between them, or a list in JSON, got '["),
+        ("MODELS", "[1]", "models: expected text, got 1 "),
+    ],
+)
+def test_wrong_settings_are_explained(name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"COURSE_SERVE_{name}", value)
+    with pytest.raises(ValueError, match=re.escape(message)) as found:
+        Settings()
+    assert "pydantic" not in str(found.value)
+
+
+def test_settings_that_are_none_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^expected a setting that there is, got ports$"):
+        Settings(ports=1)
+
+
+@pytest.mark.parametrize(
+    ("host", "hosts"),
+    [
+        ("127.0.0.1", ("127.0.0.1", "localhost", "[::1]")),
+        ("localhost", ("127.0.0.1", "localhost", "[::1]")),
+        ("127.0.0.2", ("127.0.0.1", "localhost", "[::1]", "127.0.0.2")),
+        ("::1", ("127.0.0.1", "localhost", "[::1]")),
+        ("0.0.0.0", ()),
+        ("box.example", ()),
+    ],
+)
+def test_a_local_service_answers_to_local_names_only(host: str, hosts: tuple[str, ...]) -> None:
+    assert _hosts(Settings(host=host)) == hosts
+    assert _hosts(Settings(host=host, allowed_hosts=("a.org",))) == ("a.org",)
+
+
+def test_an_address_that_is_all_addresses_is_printed_as_one_that_opens() -> None:
+    with server_process("--host", "0.0.0.0", "--models", "digits-ddpm") as (_, url):
+        assert url.startswith("http://127.0.0.1:")
+        assert httpx.get(f"{url}/readyz").status_code == 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import socket
@@ -76,8 +77,8 @@ def refused(answer: httpx.Response, status: int) -> list[dict[str, Any]]:
         (DIGITS | {"seed": 2**53}, "seed", 2**53 - 1, 2**53),
         (DIGITS | {"seed": 10**100}, "seed", 2**53 - 1, "an integer of 333 bits"),
         (DIGITS | {"scale": 9}, "scale", 8, 9),
-        (DIGITS | {"sampler": "ipndm"}, "sampler", "'ddim'", "ipndm"),
-        (DIGITS | {"sampler": ["ddim"]}, "sampler", "'ddim'", ["ddim"]),
+        (DIGITS | {"sampler": "ipndm"}, "sampler", '"ddim"', "ipndm"),
+        (DIGITS | {"sampler": ["ddim"]}, "sampler", '"ddim"', ["ddim"]),
         (TINY | {"guidance": 21}, "guidance", 20, 21),
         (TINY | {"guidance": -0.5}, "guidance", 0, -0.5),
         (TINY | {"guidance": "1"}, "guidance", "a number", "1"),
@@ -114,7 +115,10 @@ def test_a_field_out_of_its_limits_is_named(
 def test_a_wrong_class_gets_the_right_ones_said(client: httpx.Client, label: Any) -> None:
     [mistake] = refused(client.post("/v1/images", json=TINY | {"class": label}), 422)
     assert mistake["field"] == "class"
-    assert mistake["limit"] == "a class out of cat, dog, emu, its number from 0 to 2, or weights of classes"
+    assert mistake["limit"] == (
+        "a class out of cat, dog, emu, its number from 0 to 2, or weights of classes from 0.001 to 1000000"
+    )
+    assert mistake["message"].endswith(f", got {json.dumps(label)}")
 
 
 def test_unknown_fields_get_the_known_ones_said(client: httpx.Client) -> None:
@@ -122,6 +126,13 @@ def test_unknown_fields_get_the_known_ones_said(client: httpx.Client) -> None:
     assert mistake["limit"] == ["model", "n", "seed", "steps", "sampler", "scale", "format"]
     [mistake] = refused(client.post("/v1/images/stream", json=DIGITS | {"format": "png"}), 422)
     assert mistake["limit"] == ["model", "n", "seed", "steps", "sampler", "scale", "frames"]
+
+
+@pytest.mark.parametrize(("field", "value"), [("class", 3), ("guidance", 2.0)])
+def test_a_model_without_classes_says_so(client: httpx.Client, field: str, value: Any) -> None:
+    [mistake] = refused(client.post("/v1/images", json=DIGITS | {field: value}), 422)
+    assert mistake["message"] == f"expected no {field}: digits-ddpm knows no classes"
+    assert field not in mistake["limit"]
 
 
 def test_all_mistakes_are_told_at_once(client: httpx.Client) -> None:
@@ -141,11 +152,23 @@ JSON = {"Content-Type": "application/json"}
         b'{"model": "digits-ddpm", "n": 1e999999}'.replace(b"1e999999", b"1" * 5000),
         b"[" * 5000,
         b'{"a":' * 3000,
+        '{"model": "größer"}'.encode("latin-1"),
+        bytes(100),
     ],
-    ids=["open", "empty value", "no text", "long number", "deep array", "deep object"],
+    ids=["open", "empty value", "no text", "long number", "deep array", "deep object", "latin-1", "zeros"],
 )
 def test_what_is_not_json_is_said_to_be_so(client: httpx.Client, body: bytes) -> None:
-    refused(client.post("/v1/images", content=body, headers=JSON), 400)
+    [mistake] = refused(client.post("/v1/images", content=body, headers=JSON), 400)
+    assert (mistake["field"], mistake["limit"]) == ("body", "JSON")
+    assert mistake["message"].startswith("expected JSON")
+
+
+def test_a_packed_body_is_refused(client: httpx.Client) -> None:
+    """Or its size would be that before it is unpacked."""
+    headers = JSON | {"Content-Encoding": "gzip"}
+    answer = client.post("/v1/images", content=gzip.compress(json.dumps(DIGITS).encode()), headers=headers)
+    [mistake] = refused(answer, 415)
+    assert (mistake["field"], mistake["limit"], mistake["value"]) == ("Content-Encoding", ["identity"], "gzip")
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
@@ -174,6 +197,7 @@ def test_bodies_of_another_type_are_refused(client: httpx.Client, media_type: st
     headers = {} if media_type is None else {"Content-Type": media_type}
     [mistake] = refused(client.post("/v1/images", content=json.dumps(DIGITS), headers=headers), 415)
     assert (mistake["field"], mistake["limit"]) == ("Content-Type", ["application/json"])
+    assert mistake["message"] == f"expected application/json, got {media_type or 'nothing'}"
 
 
 @pytest.mark.parametrize(
@@ -181,7 +205,8 @@ def test_bodies_of_another_type_are_refused(client: httpx.Client, media_type: st
     [("GET", "/v1/images", 405), ("DELETE", "/v1/models", 405), ("GET", "/v1/none", 404), ("GET", "/static/x", 404)],
 )
 def test_other_addresses_and_methods(client: httpx.Client, method: str, path: str, status: int) -> None:
-    refused(client.request(method, path), status)
+    [mistake] = refused(client.request(method, path), status)
+    assert (mistake["field"], mistake["value"]) == (("address", path) if status == 404 else ("method", method))
 
 
 @pytest.mark.parametrize("path", ["/static/../settings.py", "/static/%2e%2e/settings.py", "/static//etc/passwd"])
@@ -195,9 +220,17 @@ def test_no_file_but_the_pages_own_can_be_read(url: str, path: str) -> None:
 
 
 def test_a_foreign_host_is_refused(client: httpx.Client, url: str) -> None:
-    refused(client.get("/v1/models", headers={"Host": "evil.example:8000"}), 421)
+    [mistake] = refused(client.get("/v1/models", headers={"Host": "evil.example:8000"}), 421)
+    assert (mistake["field"], mistake["value"]) == ("Host", "evil.example")
     assert client.get("/v1/models", headers={"Host": "localhost:1"}).status_code == 200
     assert client.get("/v1/models", headers={"Host": "[::1]:80"}).status_code == 200
+
+
+def test_monitors_may_ask_without_a_name(client: httpx.Client, url: str) -> None:
+    for path in ("/healthz", "/readyz", "/v1/readyz"):
+        assert client.get(path, headers={"Host": "monitor.example"}).status_code == 200
+        assert talk(url, f"GET {path} HTTP/1.0\r\n\r\n".encode()).startswith(b"HTTP/1.1 200")
+    assert talk(url, b"GET /v1/models HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 421")
 
 
 # ── sizes and times ───────────────────────────────────────────────────────
@@ -320,7 +353,8 @@ def test_large_files_and_other_types_are_refused(client: httpx.Client) -> None:
 def test_the_model_of_an_energy_is_checked(client: httpx.Client, query: str) -> None:
     answer = client.post(f"/v1/energy{query}", content=png(), headers={"Content-Type": "image/png"})
     [mistake] = refused(answer, 422)
-    assert mistake["field"] == "model"
+    assert (mistake["field"], mistake["limit"]) == ("model", ["tiny-energy"])
+    assert mistake["message"].startswith("expected one of tiny-energy, got ")
 
 
 def test_where_there_is_no_energy_the_models_are_named() -> None:

@@ -12,9 +12,9 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from _notebooks import ROOT
-from _serving import energy_model
 from PIL import Image
 
 from helpers import serving, zoo
@@ -29,10 +29,8 @@ NOT_SHIPPED = [name for name in set(re.findall(r'"model": "([\w-]+)"', TEXT)) if
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    """What ships; and an energy of the page's name, while none ships."""
-    models = serving.load_models(serving.Settings())
-    models.setdefault("digits-energy", energy_model())
-    with serving.running(serving.Settings(port=0), serving.make_engine(models)) as url:
+    """What ships, and nothing else."""
+    with serving.running(serving.Settings(port=0)) as url:
         yield url
 
 
@@ -61,9 +59,36 @@ def test_every_line_for_curl_works(url: str, tmp_path: Path) -> None:
         assert first.size == (16, 16)
     assert len(json.loads((tmp_path / "digits.json").read_text())["images"]) == 9
     assert {"ships.png", "pets.png"} <= {path.name for path in tmp_path.iterdir()}
+    [energy] = [json.loads(answer) for line, answer in zip(LINES, answers, strict=True) if "/v1/energy" in line]
+    [told] = map(json.loads, re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL))
+    assert energy["model"] == told["model"]
+    assert energy["energy"] == pytest.approx(told["energy"], abs=0.1)  # another machine rounds otherwise
+    assert energy["percentile"] == pytest.approx(told["percentile"], abs=2)
+    mosaic = httpx.post(
+        f"{url}/v1/energy?model=digits-energy",
+        content=(tmp_path / "digits.png").read_bytes(),
+        headers={"Content-Type": "image/png"},
+    )
+    assert mosaic.json()["percentile"] == 100
     names = re.findall(r"^event: (\w+)$", (tmp_path / "events.txt").read_text(), re.MULTILINE)
     assert names[0] == "queued"
     assert names[-1] == "done"
+
+
+def test_an_energy_in_python_is_served_as_the_page_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    [code] = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    asked = []
+
+    def ask(prompt: str) -> None:
+        file = io.BytesIO()
+        Image.new("L", (16, 16), 0).save(file, "PNG")
+        address = f"{prompt.split()[0]}/v1/energy?model=dark"
+        asked.append(httpx.post(address, content=file.getvalue(), headers={"Content-Type": "image/png"}).json())
+
+    monkeypatch.setattr("builtins.input", ask)
+    assert "port=8000" in code
+    exec(code.replace("port=8000", "port=0"), {})
+    assert asked == [{"model": "dark", "energy": -256.0, "percentile": None}]
 
 
 def test_models_on_the_page_ship() -> None:

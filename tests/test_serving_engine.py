@@ -341,6 +341,25 @@ def test_closing_cancels_what_takes_too_long() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("job")]
 
 
+def test_letting_go_of_all_is_told_before_the_evaluation_under_way_has_ended() -> None:
+    network = Gated()
+    model = model_of(network)
+    with started(model, batch_images=1) as engine:
+        network.gate.clear()
+        running, waiting = engine.submit(model, steps(1000)), engine.submit(model, steps(1))
+        wait_for(lambda: network.begun == 1)
+        engine.cancel_all()
+        with pytest.raises(Cancelled):
+            running.future.result(0)
+        assert waiting.future.cancelled()
+        assert engine.n_running == 1  # it cannot be stopped in the middle
+        with pytest.raises(Draining):
+            engine.submit(model, steps(1))
+        network.gate.set()
+        wait_for(lambda: engine.n_running == 0)
+        wait_for(lambda: count(engine, "cancelled") == 2)
+
+
 def test_an_engine_starts_once() -> None:
     model = model_of(Gated())
     with started(model) as engine, pytest.raises(RuntimeError, match="never started"):

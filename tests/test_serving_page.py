@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from _browser import launched
@@ -79,7 +81,7 @@ def test_a_picture_appears_and_changes_with_the_seed(page: Any) -> None:
     page.fill("#steps", "6")
     first = drawn(page)
     assert page.is_visible("#picture")
-    assert page.eval_on_selector("#picture", "image => image.naturalWidth") == first.shape[1] == 2 * 17 + 1
+    assert page.eval_on_selector("#picture", "image => image.naturalWidth") == first.shape[1] == 8 * (2 * 17 + 1)
     assert page.get_attribute("#picture", "alt") == "4 pictures by digits-ddpm, seed 1"
     assert page.inner_text("#status").startswith("Done in")
     assert np.array_equal(drawn(page), first)
@@ -103,12 +105,18 @@ def test_the_way_can_be_looked_at_again(page: Any) -> None:
     first = shown(page)
     assert page.inner_text("output[for=moment]") == f"1 of {states + 1}"
     assert np.abs(first.astype(int) - last).mean() > 20
+    assert page.get_attribute("#picture", "alt") == f"1 picture by digits-ddpm, seed 1, on the way: 1 of {states + 1}"
     page.keyboard.press("End")
+    assert page.get_attribute("#picture", "alt") == "1 picture by digits-ddpm, seed 1"
     assert np.array_equal(shown(page), last)
     with page.expect_download() as download:
         page.click("#save")
     with Image.open(download.value.path()) as saved:
         assert np.array_equal(np.asarray(saved), last)
+        request = json.loads(saved.text["request"])
+    assert min(last.shape[:2]) >= 128  # large enough to be looked at
+    again = httpx.post(f"{page.url}v1/images", json=request, timeout=30)
+    assert again.content == download.value.path().read_bytes()
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
@@ -132,6 +140,45 @@ def test_the_curl_line_makes_the_same_picture(page: Any, tmp_path: Path) -> None
     page.click("#copy")
     page.wait_for_selector("#copy:has-text('Copied')")
     assert page.evaluate("navigator.clipboard.readText()") == line
+
+
+def test_the_curl_line_waits_for_a_seed(page: Any) -> None:
+    for seed in ("", "1.5", "-1"):
+        page.fill("#seed", seed)
+        assert "curl" not in page.inner_text("#curl")
+        assert page.is_disabled("#copy")
+    page.fill("#seed", "3")
+    assert '"seed":3' in page.inner_text("#curl")
+    assert page.is_enabled("#copy")
+
+
+def test_it_begins_with_what_is_quick_and_can_be_judged(page: Any) -> None:
+    assert page.input_value("#model") == "digits-ddpm"
+    page.select_option("#model", "tiny-edm")
+    assert page.input_value("#guidance") == "1.5"
+
+
+def test_draw_is_in_view_whatever_the_form_holds(page: Any) -> None:
+    page.select_option("#model", "tiny-edm")
+    page.select_option("#class", "cat")
+    page.select_option("#other", "emu")
+    for where in ("#model", "#seed"):
+        page.locator(where).scroll_into_view_if_needed()
+        box = page.locator("#draw").bounding_box()
+        assert 0 <= box["y"] <= DESKTOP["height"] - box["height"]
+    page.focus("#guidance")
+    assert page.locator("#guidance").bounding_box()["y"] + 28 < page.locator(".actions").bounding_box()["y"]
+
+
+def test_the_picture_is_in_view_wherever_one_draws(page: Any) -> None:
+    page.select_option("#model", "tiny-edm")
+    page.select_option("#class", "cat")
+    page.select_option("#other", "emu")
+    page.fill("#steps", "2")
+    page.evaluate("scrollTo(0, 10_000)")
+    drawn(page)
+    assert 0 <= page.locator("#picture").bounding_box()["y"] < 150
+    assert page.locator("#draw").bounding_box()["y"] < DESKTOP["height"] - 40
 
 
 def test_only_what_a_model_knows_is_asked(page: Any) -> None:
@@ -221,11 +268,49 @@ def test_a_drawing_can_be_stopped_and_problems_are_told(browser: Any) -> None:
         page.fill("#steps", "100")
         page.click("#draw")
         page.wait_for_selector("#picture:visible")
-        page.click("#stop")
+        page.focus("#stop")
+        page.keyboard.press("Enter")
         page.wait_for_selector("body[data-state=stopped]")
+        assert page.evaluate("document.activeElement.id") == "draw"
         assert page.inner_text("#status") == "Stopped."
         page.wait_for_function("fetch('/healthz').then(r => r.json()).then(h => h.running === 0)")
         engine.drain()
         page.click("#draw")
         page.wait_for_selector("#problem:has-text('about to stop')")
         page.close()
+
+
+def test_a_service_that_is_gone_is_told(browser: Any, tmp_path: Path) -> None:
+    Image.new("L", (8, 8), 51).save(tmp_path / "grey.png")
+    page = browser.new_page()
+    failures: list[str] = []
+    page.on("pageerror", lambda error: failures.append(str(error)))
+    with serving.running(serving.Settings(port=0), serving.make_engine({"tiny-energy": energy_model()})) as url:
+        page.goto(url)
+        page.wait_for_selector("body[data-state=ready]")
+    page.click("#draw")
+    page.wait_for_selector("#problem:has-text('The service cannot be reached.')")
+    assert page.inner_text("#status") == "Nothing drawn."
+    page.set_input_files("#file", tmp_path / "grey.png")
+    page.click("#energy button")
+    page.wait_for_selector("#energy-answer:has-text('The service cannot be reached.')")
+    assert failures == []
+    page.close()
+
+
+def test_the_docs_can_try_it_out_and_show_the_picture(browser: Any, url: str) -> None:
+    page = browser.new_page(viewport=DESKTOP)
+    complaints: list[str] = []
+    page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+    page.goto(f"{url}/docs")
+    if page.url.endswith(".json"):
+        pytest.skip("the pages of Swagger UI are not installed: fastapi-offline")
+    page.locator(".opblock-summary-path", has_text="images").first.click()
+    page.click("button.try-out__btn")
+    page.fill("textarea.body-param__text", '{"model": "digits-ddpm", "n": 4, "steps": 2, "seed": 1}')
+    page.click("button.execute")
+    page.wait_for_selector(".response-col_description img[src^=blob]", timeout=60_000)
+    width = "image => image.decode().then(() => image.naturalWidth)"
+    assert page.eval_on_selector(".response-col_description img[src^=blob]", width) == 2 * 17 + 1
+    assert complaints == []
+    page.close()

@@ -109,6 +109,18 @@ _STREAMS: tuple[tuple[list[str], list[Event], list[tuple[str, list[Event], str]]
             )
         ],
     ),
+    (
+        ["event: tick", "event:", "data: 1", "", "event", "data: 2", ""],
+        [("message", "1"), ("message", "2")],
+        [
+            ("empty-name-kept", [("", "1"), ("", "2")], 'an event whose name is empty is a "message" too.'),
+            (
+                "empty-name-ignored",
+                [("tick", "1"), ("message", "2")],
+                "the last `event` line counts, an empty one too.",
+            ),
+        ],
+    ),
 )
 
 
@@ -240,6 +252,11 @@ _WRONG_BATCHES: dict[str, tuple[Callable[..., float], str]] = {
 }
 
 
+def _is_integer(number: Any) -> bool:
+    """Whether it is an integer by its type: Python's, NumPy's, or a tensor's."""
+    return type(getattr(number, "item", lambda: number)()) is int
+
+
 def _rate(batch: float, a: float, b: float, steps: int) -> float:
     return batch / (steps * (a + b * batch))
 
@@ -309,6 +326,8 @@ def promise(plan: Callable[..., Any]) -> str:
             if math.ceil(replicas) == enough:
                 raise Mistake("replicas-not-rounded", "there are no fractions of a machine: round the replicas up.")
             raise Mistake("wrong-value", f"for {case} the plan needs {enough} replicas, got {replicas:g}.")
+        if not all(map(_is_integer, got)):
+            raise Mistake("floats", f"pictures and machines are counted: return two integers, got {tuple(got)!r}.")
     return "as many as needed, with room for a bad minute."
 
 

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import importlib.util
+import ipaddress
 import json
 import math
 import time
@@ -27,7 +28,7 @@ from .. import __version__
 from . import drawing, pictures, problems, schemas
 from .catalogue import ServedModel, load_models, percentile
 from .engine import Cancelled, Engine, Job, Shared
-from .guards import BodyLimit, Counted, HostCheck, SafeHeaders
+from .guards import BodyLimit, Counted, HeadAsGet, HostCheck, Interrupted, SafeHeaders
 from .metrics import Metrics
 from .problems import ProblemError
 from .schemas import Wanted
@@ -36,7 +37,9 @@ from .settings import Settings
 __all__ = ["create_app", "make_engine"]
 
 STATIC = Path(__file__).parent / "static"
-LOCAL = ("127.0.0.1", "localhost", "[::1]", "::1")
+LOCAL = ("127.0.0.1", "localhost", "[::1]")
+ALWAYS = ("/healthz", "/readyz", "/v1/healthz", "/v1/readyz")  # for monitors, by whatever name they call
+STOPPED = "the service has stopped before the work was done"
 QUIET_SECONDS = 15.0  # a stream that has nothing to say says so, or something between would take it for dead
 
 DESCRIPTION = """Pictures from the models of the course on diffusion and energy-based models.
@@ -100,7 +103,8 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     )
     app.state.engine, app.state.settings = engine, settings
     names = [{name: _names(made[k]) for name, made in types.items()} for k in range(2)]
-    problems.install(app, dict(zip(("/v1/images", "/v1/images/stream"), names, strict=True)))
+    energies = {name: ["model"] for name, model in engine.models.items() if model.kind == "energy"}
+    problems.install(app, dict(zip(("/v1/images", "/v1/images/stream", "/v1/energy"), (*names, energies), strict=True)))
     app.include_router(_models_router(engine, settings))
     app.include_router(_images_router(engine, settings, types))
     app.include_router(_energy_router(engine, settings))
@@ -115,8 +119,22 @@ def _names(body: type[BaseModel]) -> list[str]:
     return [field.alias or name for name, field in body.model_fields.items()]
 
 
+def _hosts(settings: Settings) -> tuple[str, ...]:
+    """Names that the service may be called by; none are all."""
+    if settings.allowed_hosts:
+        return settings.allowed_hosts
+    host = settings.host.lower()
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return LOCAL if host == "localhost" else ()
+    if not address.is_loopback:
+        return ()
+    own = f"[{address}]" if address.version == 6 else str(address)
+    return tuple(dict.fromkeys((*LOCAL, own)))
+
+
 def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
-    hosts = settings.allowed_hosts or (LOCAL if settings.host in LOCAL else ())
     json_only = (settings.max_json_bytes, ("application/json",))
     limits = {
         "/v1/images": json_only,
@@ -124,9 +142,11 @@ def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
         "/v1/energy": (settings.max_picture_bytes, tuple(pictures.FORMATS)),
     }
     stack = [
+        Middleware(HeadAsGet),
         Middleware(Counted, metrics=metrics, paths=set(limits)),
         Middleware(SafeHeaders),
-        Middleware(HostCheck, hosts=hosts),
+        Middleware(Interrupted),
+        Middleware(HostCheck, hosts=_hosts(settings), always=ALWAYS),
         Middleware(BodyLimit, limits=limits, other=settings.max_json_bytes, seconds=settings.body_seconds),
     ]
     if settings.cors_origins:
@@ -137,7 +157,7 @@ def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
             allow_headers=["Content-Type"],
             expose_headers=["X-Seed", "X-Request-Id", "Retry-After"],
         )
-        stack.insert(3, cors)
+        stack.insert(-1, cors)
     return stack
 
 
@@ -295,9 +315,11 @@ async def _result(engine: Engine, job: Job, request: Request) -> Any:
         await asyncio.wait({finished, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not finished.done():
             raise ClientGone
+        if finished.cancelled():  # it was still waiting
+            raise Cancelled
         return finished.result()
     except Cancelled as error:  # the service stops before the work is done
-        raise ProblemError(503, "the service has stopped before the work was done") from error
+        raise ProblemError(503, STOPPED, headers={"Retry-After": "5", "Connection": "close"}) from error
     finally:
         gone.cancel()
         engine.cancel(job)
@@ -342,8 +364,8 @@ def _stream(engine: Engine, wanted: Wanted) -> Response:
         with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody listens
             loop.call_soon_threadsafe(ready.put_nowait, (name, content))
 
-    def picture(made: Tensor) -> str:
-        return base64.b64encode(pictures.png_grid(made, wanted.scale)).decode()
+    def picture(made: Tensor, note: Mapping[str, Any] | None = None) -> str:
+        return base64.b64encode(pictures.png_grid(made, wanted.scale, note)).decode()
 
     def watch(done: float, state: Tensor) -> None:
         nonlocal sent, asked
@@ -360,15 +382,14 @@ def _stream(engine: Engine, wanted: Wanted) -> Response:
         labels = wanted.labels()
         classes = None if labels is None else [wanted.model.classes[k] for k in labels]
         seconds = round(time.monotonic() - start, 3)
-        tell("done", wanted.note() | {"classes": classes, "seconds": seconds, "image": picture(made)})
+        note = wanted.note()
+        tell("done", note | {"classes": classes, "seconds": seconds, "image": picture(made, note)})
 
     def ended(future: Any) -> None:
-        if not future.cancelled() and (error := future.exception()) is not None:
+        error = Cancelled() if future.cancelled() else future.exception()
+        if error is not None:
             stopped = isinstance(error, Cancelled)
-            answer = problems.problem(
-                503 if stopped else 500,
-                "the service has stopped before the work was done" if stopped else "the work has failed",
-            )
+            answer = problems.problem(503, STOPPED) if stopped else problems.problem(500, "the work has failed")
             tell("problem", json.loads(answer.body))
 
     waiting = engine.n_waiting

@@ -151,8 +151,9 @@ def serve_model(name: str, card: Mapping[str, Any], network: nn.Module, max_step
     if kind == "classifier":
         return ServedModel(name, kind, card, network)
     if generation.is_energy(card):
-        steps = min(generation.LangevinSettings.of(card).steps, max_steps)
-        return ServedModel(name, kind, card, network, (), ("langevin",), steps, max_steps, energy=network)
+        # The card's steps are what makes its pictures: fewer than those would be others.
+        steps = generation.LangevinSettings.of(card).steps
+        return ServedModel(name, kind, card, network, (), ("langevin",), steps, max(steps, max_steps), energy=network)
     energy = None
     if kind == "energy":
         energy = AtLevel(network, generation.LangevinSettings.of(card).sigma or ENERGY_LEVEL)
@@ -164,11 +165,12 @@ def serve_model(name: str, card: Mapping[str, Any], network: nn.Module, max_step
 
 
 def load_models(settings: Settings) -> dict[str, ServedModel]:
-    """All models of a service by name, sorted: those that ship, and those of the operator's folder.
+    """All models of a service by name, sorted: those that ship, and those of the operator's folder, which go before
+    those that ship under the same name.
 
     Raises:
-        ValueError: For a damaged file, a name that is used twice or unfit for a URL, a model that is asked for and not
-            there, or if none of them draws pictures.
+        ValueError: For a damaged file, a name that is unfit for a URL, a model that is asked for and not there, or if
+            none of them draws pictures.
         FileNotFoundError: If the folder or a card is missing.
     """
     found: dict[str, Callable[[], tuple[nn.Module, Mapping[str, Any]]]] = {
@@ -177,8 +179,6 @@ def load_models(settings: Settings) -> dict[str, ServedModel]:
     for path in _weights_in(settings.models_dir):
         if not NAME.fullmatch(path.stem):
             raise ValueError(f"expected a file name of letters, digits, '.', '_' and '-', got {path.name!r}")
-        if path.stem in found:
-            raise ValueError(f"expected a new name, got {path.stem!r}, which ships: rename {path.name}")
         found[path.stem] = lambda path=path: zoo.load_file(path)
     wanted = sorted(found) if settings.models is None else settings.models
     if unknown := set(wanted) - set(found):
@@ -199,3 +199,8 @@ def _weights_in(folder: Path | None) -> list[Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder of models at {folder}")
     return sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("."))
+
+
+def names_in(folder: Path | None) -> set[str]:
+    """Names of the models of an operator's folder."""
+    return {path.stem for path in _weights_in(folder)}

@@ -18,13 +18,14 @@ first served. Threads, not tasks: the event loop never waits for a network.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -297,6 +298,17 @@ class Engine:
                 evaluation.done.set()
             self._changed.notify_all()
 
+    def cancel_all(self) -> None:
+        """Begin nothing new, let go of all work, and tell those who wait for it now, not after an evaluation."""
+        self.drain()
+        with self._changed:
+            jobs = [*self._waiting, *self._sampling, *self._finishing]
+        for job in jobs:
+            self.cancel(job)
+        for job in jobs:
+            with contextlib.suppress(InvalidStateError):  # it has been done in the meantime
+                job.future.set_exception(Cancelled())
+
     def drain(self) -> None:
         """Begin nothing new. Safe to call from a signal handler: it takes no lock."""
         self._accepting = False
@@ -310,9 +322,7 @@ class Engine:
         self.drain()
         with self._changed:
             done = self._changed.wait_for(lambda: not (self._waiting or self.n_running), timeout)
-            left = [*self._waiting, *self._sampling, *self._finishing]
-        for job in left:
-            self.cancel(job)
+        self.cancel_all()
         if self._pool is not None:
             self._pool.shutdown(wait=True)
         with self._changed:
@@ -370,8 +380,9 @@ class Engine:
         except BaseException as error:  # a thread that died silently would leave the request waiting for ever
             outcome, give = "failed", (job.future.set_exception, error)
         self._move(job, self._finishing, None)
-        self.metrics.jobs.labels(outcome).inc()
-        give[0](give[1])
+        self.metrics.jobs.labels("cancelled" if job.cancelled else outcome).inc()
+        with contextlib.suppress(InvalidStateError):  # those who waited have been told that it was cancelled
+            give[0](give[1])
 
     def _move(self, job: Job, out_of: set[Job], into: set[Job] | None) -> None:
         with self._changed:

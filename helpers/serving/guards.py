@@ -14,15 +14,16 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .metrics import Metrics
-from .problems import ProblemError, problem
+from .problems import LONGEST, ProblemError, problem
 
-__all__ = ["BodyLimit", "Counted", "HostCheck", "SafeHeaders"]
+__all__ = ["BodyLimit", "Counted", "HeadAsGet", "HostCheck", "Interrupted", "SafeHeaders"]
 
 PAGE_POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
 DOCS_POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
+    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
 
 
@@ -60,6 +61,41 @@ class SafeHeaders(_Middleware):
             await send(message)
 
         await self.app(scope, receive, with_headers)
+
+
+class HeadAsGet(_Middleware):
+    """Answers HEAD wherever GET is answered, with the same headers and without the body; monitors ask so."""
+
+    async def http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Ask for the whole, and send the beginning."""
+        if scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+
+        async def without_body(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        await self.app({**scope, "method": "GET"}, receive, without_body)
+
+
+class Interrupted(_Middleware):
+    """Says so to whoever is still being served when the server breaks off the last requests."""
+
+    async def http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 503 in place of a task that was cancelled."""
+        begun = False
+
+        async def noting(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noting)
+        except asyncio.CancelledError:
+            if not begun:
+                answer = problem(503, "the service has stopped", headers={"Retry-After": "5", "Connection": "close"})
+                await answer(scope, receive, send)
 
 
 class Counted(_Middleware):
@@ -101,19 +137,26 @@ class HostCheck(_Middleware):
     Args:
         app: What follows.
         hosts: Allowed names, without ports; empty for all.
+        always: Addresses that are answered by whatever name.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, hosts: Sequence[str], always: Collection[str] = ()) -> None:
         super().__init__(app)
-        self.hosts = {host.lower() for host in hosts}
+        self.hosts, self.always = {host.lower() for host in hosts}, always
 
     async def http(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let through, or refuse."""
         host = Headers(scope=scope).get("host", "").lower()
         name = host[: host.index("]") + 1] if host.startswith("[") and "]" in host else host.split(":")[0]
-        if self.hosts and name not in self.hosts:
-            answer = problem(421, f"expected a host out of {', '.join(sorted(self.hosts))}")
-            await answer(scope, receive, send)
+        if self.hosts and name not in self.hosts and scope["path"] not in self.always:
+            error = ProblemError(
+                421,
+                f"expected a host out of {', '.join(sorted(self.hosts))}, got {name or 'none'}",
+                field="Host",
+                limit=sorted(self.hosts),
+                value=name,
+            )
+            await problem(421, f"Host: {error.detail}", error.errors)(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
@@ -147,13 +190,15 @@ class BodyLimit(_Middleware):
             refusal = (413, "body", limit, int(length))
         elif media_types and scope["method"] == "POST" and given not in media_types:
             refusal = (415, "Content-Type", list(media_types), given)
+        elif (encoding := headers.get("content-encoding", "identity").strip().lower()) not in {"identity", ""}:
+            refusal = (415, "Content-Encoding", ["identity"], encoding)
         if refusal is not None:
             status, field, allowed, value = refusal
             words = {413: f"expected at most {limit} bytes, got {length}"}
             shown = ", ".join(allowed) if isinstance(allowed, list) else allowed
             error = ProblemError(
                 status,
-                words.get(status, f"expected {field} {shown}"),
+                words.get(status, f"expected {shown}, got {str(value)[:LONGEST] or 'nothing'}"),
                 field=field,
                 limit=allowed,
                 value=value,

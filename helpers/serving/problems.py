@@ -129,6 +129,11 @@ _TYPES = {
 }
 
 
+def _json(value: Any) -> str:
+    """A value as JSON writes it, shortened."""
+    return json.dumps(_shown(value), ensure_ascii=False)
+
+
 def _explained(error: Mapping[str, Any], known: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """One of pydantic's errors as a mistake; ``known`` has the fields of each model's requests."""
     kind, context, value = error["type"], error.get("ctx", {}), error.get("input")
@@ -139,15 +144,19 @@ def _explained(error: Mapping[str, Any], known: Mapping[str, Sequence[str]]) -> 
     field = ".".join(rest) or where
     if kind == "missing":
         allowed = sorted(known) if field == "model" else None
-        expected = f"one of {', '.join(allowed)}" if allowed else "a JSON object" if field == "body" else field
+        expected = _one_of(allowed) if allowed is not None else "a JSON object" if field == "body" else field
         return _mistake(field, f"expected {expected}, got nothing", allowed)
+    if kind in {"string_too_short", "string_too_long"} and field == "model":
+        return _mistake(field, f"expected {_one_of(sorted(known))}, got {_json(value)}", sorted(known), value)
     if kind == "extra_forbidden":
         allowed = known.get(model) or next(iter(known.values()), [])
+        if field in {"class", "guidance"} and model:
+            return _mistake(field, f"expected no {field}: {model} knows no classes", list(allowed), value)
         return _mistake(field, f"expected only {', '.join(allowed)}, got an unknown field", list(allowed), value)
     if kind in {"union_tag_invalid", "union_tag_not_found"} or (kind == "literal_error" and field == "model"):
         value = value.get("model") if isinstance(value, Mapping) else value
-        got = "nothing" if kind == "union_tag_not_found" else repr(_shown(value))
-        return _mistake("model", f"expected one of {', '.join(sorted(known))}, got {got}", sorted(known), value)
+        got = "nothing" if kind == "union_tag_not_found" else _json(value)
+        return _mistake("model", f"expected {_one_of(sorted(known))}, got {got}", sorted(known), value)
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]
         return _mistake(field, f"expected {words} {context[key]}, got {_shown(value)}", context[key], value)
@@ -158,8 +167,13 @@ def _explained(error: Mapping[str, Any], known: Mapping[str, Sequence[str]]) -> 
     if kind == "string_unicode":
         return _mistake(field, "expected a string that is Unicode, got half a character", "Unicode", value)
     limit = context.get("expected")
-    message = f"expected {limit}, got {_shown(value)!r}" if limit else str(error["msg"])
+    limit = limit and limit.replace("'", '"')  # as JSON writes it
+    message = f"expected {limit}, got {_json(value)}" if limit else str(error["msg"])
     return _mistake(field, message, limit, value)
+
+
+def _one_of(names: Sequence[str]) -> str:
+    return f"one of {', '.join(names)}" if names else "a model, of which there is none here"
 
 
 def _kind_of(value: Any) -> str:
@@ -189,12 +203,21 @@ def install(app: FastAPI, known: Mapping[str, Mapping[str, Sequence[str]]]) -> N
         headers = dict(error.headers or {})
         errors = getattr(error, "errors", [])
         detail = str(error.detail)
-        if error.status_code == 404 and not isinstance(error, ProblemError):
-            detail = "there is nothing at this address: see /docs"
-        if error.status_code == 405:
-            detail = (
-                f"expected {headers.get('Allow') or headers.get('allow') or 'another method'}, got {request.method}"
-            )
+        if not isinstance(error, ProblemError):
+            field, allowed, value = None, None, None
+            if error.status_code == 404:
+                detail = "there is nothing at this address: see /docs"
+                field, value = "address", request.url.path
+            elif error.status_code == 405:
+                allowed = headers.get("Allow") or headers.get("allow") or "another method"
+                detail = f"expected {allowed}, got {request.method}"
+                field, value = "method", request.method
+            elif error.status_code == 400:  # FastAPI's, of a body that breaks the reader of JSON
+                detail = "expected JSON in UTF-8, no deeper and with no longer numbers than can be read"
+                field, allowed = "body", "JSON"
+            if field:
+                errors = [_mistake(field, detail, allowed, value)]
+                detail = detail if field == "address" else f"{field}: {detail}"
         return problem(error.status_code, detail, errors, headers)
 
     async def full(request: Request, error: QueueFull) -> Response:

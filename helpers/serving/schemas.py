@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 MAX_SEED = 2**53 - 1  # what every JSON reader holds exactly
-MAX_WEIGHT = 1e6
+MIN_WEIGHT, MAX_WEIGHT = 0.001, 1e6
 Format = Literal["png", "zip", "json"]
 
 
@@ -124,12 +124,16 @@ class Wanted:
         if self.model.classes:
             named = isinstance(self.classes, int)
             note["class"] = self.model.classes[self.classes] if named else self.classes
-        return note | {"scale": self.scale}
+        note["scale"] = self.scale
+        return note if self.format == "png" else note | {"format": self.format}
 
 
 def _class_field(classes: Sequence[str]) -> tuple[Any, Any]:
     """The type of ``class``: a name, a number, or weights of names."""
-    expected = f"a class out of {', '.join(classes)}, its number from 0 to {len(classes) - 1}, or weights of classes"
+    expected = (
+        f"a class out of {', '.join(classes)}, its number from 0 to {len(classes) - 1}, "
+        f"or weights of classes from {MIN_WEIGHT:g} to {MAX_WEIGHT:.0f}"
+    )
     example = {classes[0]: 2, classes[-1]: 1}
 
     def parse(value: Any) -> Classes:
@@ -147,9 +151,9 @@ def _class_field(classes: Sequence[str]) -> tuple[Any, Any]:
     def is_weight(item: tuple[Any, Any]) -> bool:
         name, weight = item
         number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        return name in classes and number and math.isfinite(weight) and 0.001 <= weight <= MAX_WEIGHT
+        return name in classes and number and math.isfinite(weight) and MIN_WEIGHT <= weight <= MAX_WEIGHT
 
-    weight = {"type": "number", "minimum": 0.001, "maximum": MAX_WEIGHT}
+    weight = {"type": "number", "minimum": MIN_WEIGHT, "maximum": MAX_WEIGHT}
     schema = {
         "anyOf": [
             {"type": "string", "enum": list(classes)},

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import math
+import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 import uvicorn
 
 from .app import create_app
+from .catalogue import names_in
 from .engine import Engine
 from .settings import Settings
 
 __all__ = ["Server", "running", "serve"]
 
+MARGIN_SECONDS = 5.0  # for the last answers to go out, when work has been cancelled
+HURRY_SECONDS = 1.0  # the same, when it shall end at once
+INTERRUPTED = 130  # exit code
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # addresses that are all addresses, and one that can be opened
+
 
 class Server(uvicorn.Server):
     """On SIGTERM or Ctrl-C: take no new requests, finish those that are there, end with exit code 0.
 
-    A second Ctrl-C ends it at once.
+    What is not done when the drain time is over is answered with 503. A second Ctrl-C does the same at once, and ends
+    the process with exit code 130.
 
     Args:
         settings: Where to listen, and how long draining may take.
@@ -35,6 +46,8 @@ class Server(uvicorn.Server):
         self.app = create_app(settings, engine)
         self.announce = announce
         self.url = ""
+        self.drain_seconds = settings.drain_seconds
+        self.hurry = False
         super().__init__(
             uvicorn.Config(
                 self.app,
@@ -44,7 +57,10 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 timeout_keep_alive=30,  # longer than clients usually keep a connection, so that they close it first
-                timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
+                # Past this uvicorn would break connections off. Who still sends a body has had its time by then.
+                timeout_graceful_shutdown=math.ceil(
+                    max(settings.drain_seconds, settings.body_seconds) + MARGIN_SECONDS
+                ),
             )
         )
 
@@ -54,16 +70,43 @@ class Server(uvicorn.Server):
         if self.should_exit:
             return
         host, port = self.servers[0].sockets[0].getsockname()[:2]
+        host = EVERYWHERE.get(host, host)
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         if self.announce is not None:
             self.announce(self.url)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to drain. Uvicorn would end the process by the same signal afterwards; a drained service ends well."""
+        """Begin to drain. Uvicorn would end the process by the same signal afterwards; a drained service ends well.
+
+        A signal may come in the middle of anything, so only flags are set here.
+        """
         self.app.state.engine.drain()
-        if self.should_exit and sig == signal.SIGINT:
-            self.force_exit = True
+        self.hurry = self.hurry or (self.should_exit and sig == signal.SIGINT)
         self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain, and see that it ends."""
+        watch = asyncio.create_task(self._end_in_time())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            watch.cancel()
+
+    async def _end_in_time(self) -> None:
+        """Let go of all work when the drain time is over; on a second Ctrl-C at once, and of the process too."""
+        end, told = time.monotonic() + self.drain_seconds, False
+        while not self.hurry:
+            if not told and time.monotonic() >= end:
+                await asyncio.to_thread(self.app.state.engine.cancel_all)
+                told = True
+            await asyncio.sleep(0.05)
+        ended = threading.Timer(HURRY_SECONDS, os._exit, [INTERRUPTED])  # whatever the event loop is busy with
+        ended.daemon = True
+        ended.start()
+        await asyncio.to_thread(self.app.state.engine.cancel_all)
+        while self.server_state.connections:
+            await asyncio.sleep(0.02)
+        os._exit(INTERRUPTED)  # an evaluation under way cannot be stopped, and would be waited for
 
 
 def serve(settings: Settings | None = None) -> None:
@@ -75,11 +118,15 @@ def serve(settings: Settings | None = None) -> None:
         FileNotFoundError: If the folder of models is missing.
     """
     settings = settings or Settings()
+    everywhere, own = settings.host in EVERYWHERE, names_in(settings.models_dir)
     _check_address(settings)
 
     def announce(url: str) -> None:
-        names = ", ".join(server.app.state.engine.models)
-        print(f"serving {names}\npage: {url}/  interface: {url}/docs\nlistening on {url}", flush=True)
+        names = ", ".join(name + " (yours)" * (name in own) for name in server.app.state.engine.models)
+        print(f"serving {names}\npage: {url}/  interface: {url}/docs", flush=True)
+        if everywhere:
+            print(f"reachable from other machines: it listens on all addresses ({settings.host})")
+        print(f"listening on {url}", flush=True)
 
     server = Server(settings, announce=announce)
     server.run()

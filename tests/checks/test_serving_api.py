@@ -20,7 +20,7 @@ def parse_lines(lines):
         value = value.removeprefix(" ")
         if not line:
             if content:
-                events.append((name, "\n".join(content)))
+                events.append((name or "message", "\n".join(content)))
             name, content = "message", []
         elif field == "event":
             name = value
@@ -37,7 +37,7 @@ def parse_blocks(lines):
         data = [value for field, value in fields if field == "data"]
         names = ["message", *(value for field, value in fields if field == "event")]
         if data:
-            yield [names[-1], "\n".join(data)]
+            yield [names[-1] or "message", "\n".join(data)]
 
 
 def parse_wrong(
@@ -52,18 +52,20 @@ def parse_wrong(
     fields=("data",),
     order=lambda name, data: (name, data),
     pick=lambda events: events,
+    name_of=lambda name, default: name or default,
+    rename=lambda name, value: value,
 ):
     def parse(lines):
         events, name, content = [], default, []
         for line in [*lines, *([""] if keep_unfinished else [])]:
             if line:
                 field, value = split(line)
-                name = strip(value) if field == "event" else name
+                name = rename(name, strip(value)) if field == "event" else name
                 if field in fields:
                     content.append(strip(value))
                 continue
             if content or (keep_empty and (lines and name != default)):
-                events.append(order(name, join(content)))
+                events.append(order(name_of(name, default), join(content)))
             if (content and reset) or (not content and reset_on_drop):
                 name = default
             content = []
@@ -100,6 +102,8 @@ WRONG_1 = {
     "event-without-data": parse_wrong(keep_empty=True),
     "comment-as-data": parse_wrong(fields=("data", "")),
     "unfinished-event": parse_wrong(keep_unfinished=True),
+    "empty-name-kept": parse_wrong(name_of=lambda name, default: name),
+    "empty-name-ignored": parse_wrong(rename=lambda name, value: value or name),
 }
 
 # 14.2 ----------------------------------------------------------------------------------------------------------------
@@ -188,6 +192,7 @@ WRONG_3 = {
         replicas=lambda many, size, a, b, steps, arrivals, u: math.ceil(arrivals * steps * b / u)
     ),
     "wrong-shape": lambda *case: (*plan_closed(*case), 0),
+    "floats": lambda *case: tuple(map(float, plan_closed(*case))),
 }
 
 # 14.4 ----------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,10 @@ const form = $("form");
 let models = [];
 let work = null; // the AbortController of what is being drawn
 let film = []; // pictures of the way, the result last
+let drawn = ""; // what they show
+
+const FIRST = "digits-ddpm"; // quick, and anybody can judge it
+const UNREACHABLE = "The service cannot be reached.";
 
 const model = () => models.find((one) => one.name === form.model.value);
 
@@ -26,8 +30,8 @@ function chooseModel() {
   $("other").replaceChildren(option("", "nothing"), ...chosen.classes.map((name) => option(name)));
   $("sampler").replaceChildren(...chosen.samplers.map((name) => option(name)));
   range(form.n, chosen.n, 9);
-  range(form.steps, chosen.steps, Math.min(chosen.steps.default, 20));
-  if (chosen.guidance) form.guidance.value = chosen.guidance.default;
+  range(form.steps, chosen.steps, chosen.samplers[0] === "langevin" ? chosen.steps.default : Math.min(chosen.steps.default, 20));
+  if (chosen.guidance) form.guidance.value = Math.min(1.5, chosen.guidance.maximum);
   const needs = { classes: chosen.classes.length, guidance: chosen.guidance, samplers: chosen.samplers.length > 1 };
   for (const field of document.querySelectorAll("[data-needs]")) field.hidden = !needs[field.dataset.needs];
   update();
@@ -37,6 +41,7 @@ function chooseModel() {
 function wanted() {
   const chosen = model();
   const body = { model: chosen.name, n: Number(form.n.value), steps: Number(form.steps.value), seed: Number(form.seed.value) };
+  body.scale = Math.min(chosen.scale.maximum, Math.max(1, Math.round(128 / chosen.shape[1])));
   if (chosen.samplers.length > 1) body.sampler = form.sampler.value;
   if (chosen.guidance && form.guidance.value !== "1") body.guidance = Number(form.guidance.value);
   const [first, second] = [form.class.value, form.other.value];
@@ -53,13 +58,21 @@ function update() {
   $("share-field").querySelector("output").value = `${form.share.value} %`;
   form.other.disabled = !form.class.value;
   const body = JSON.stringify(wanted()).replaceAll("'", "'\\''");
-  $("curl").textContent =
-    `curl -sS ${location.origin}/v1/images -H 'Content-Type: application/json' -d '${body}' -o pictures.png`;
+  const complete = form.checkValidity();
+  $("copy").disabled = !complete;
+  $("curl").textContent = complete
+    ? `curl -sS ${location.origin}/v1/images -H 'Content-Type: application/json' -d '${body}' -o pictures.png`
+    : "# first a seed: a whole number, 0 or more";
 }
 
 function complain(problem) {
   $("problem").textContent = problem;
   $("problem").hidden = !problem;
+}
+
+/** What went wrong, in words: browsers each have their own for a connection that fails. */
+function reason(error) {
+  return error instanceof TypeError || error instanceof SyntaxError ? UNREACHABLE : error.message;
 }
 
 function show(image, text) {
@@ -97,7 +110,7 @@ async function draw() {
   $("progress").value = 0;
   $("status").textContent = "Drawing…";
   document.body.dataset.state = "drawing";
-  if (matchMedia("(max-width: 52rem)").matches) $("stage").scrollIntoView(); // it is below the form there
+  if (matchMedia("(max-width: 52rem)").matches || $("picture").closest("figure").getBoundingClientRect().top < 0) $("stage").scrollIntoView(); // it is below the form there
   try {
     const response = await fetch("/v1/images/stream", {
       method: "POST",
@@ -106,6 +119,7 @@ async function draw() {
       signal: mine.signal,
     });
     if (!response.ok) throw new Error((await response.json()).detail);
+    let ended = false;
     for await (const [name, content] of events(response)) {
       if (name === "problem") throw new Error(content.detail);
       if (name === "queued" && content.position) $("status").textContent = `Waiting: ${content.position} before you.`;
@@ -113,28 +127,31 @@ async function draw() {
       if (name === "state" || name === "done") {
         film.push(content.image);
         if (name === "done") $("progress").value = 1;
-        const what = `${body.n} ${body.n === 1 ? "picture" : "pictures"} by ${body.model}, seed ${body.seed}`;
-        show(content.image, name === "done" ? what : `${what}, unfinished`);
-        if (name === "done") finish(content, what);
+        drawn = `${body.n} ${body.n === 1 ? "picture" : "pictures"} by ${body.model}, seed ${body.seed}`;
+        show(content.image, name === "done" ? drawn : `${drawn}, unfinished`);
+        ended = name === "done";
+        if (ended) finish(content);
       }
     }
+    if (!ended) throw new TypeError("the stream has been cut");
   } catch (error) {
     if (work !== mine) return;
     $("status").textContent = error.name === "AbortError" ? "Stopped." : "Nothing drawn.";
-    if (error.name !== "AbortError") complain(error.message);
+    if (error.name !== "AbortError") complain(reason(error));
     document.body.dataset.state = "stopped";
   } finally {
     if (work === mine) {
+      if (document.activeElement === $("stop")) $("draw").focus(); // a disabled button has no focus
       $("stop").disabled = true;
       work = null;
     }
   }
 }
 
-function finish(content, what) {
+function finish(content) {
   const seconds = content.seconds < 0.1 ? "less than 0.1 s" : `${content.seconds.toFixed(1)} s`;
   const names = content.classes && new Set(content.classes).size > 1 ? ` Classes: ${content.classes.join(", ")}.` : "";
-  $("status").textContent = `Done in ${seconds}: ${what}.${names}`;
+  $("status").textContent = `Done in ${seconds}: ${drawn}.${names}`;
   $("film").hidden = film.length < 2;
   $("moment").max = film.length - 1;
   $("moment").value = film.length - 1;
@@ -146,22 +163,28 @@ function finish(content, what) {
 function look() {
   const moment = Number($("moment").value);
   document.querySelector("output[for=moment]").value = `${moment + 1} of ${film.length}`;
-  show(film[moment], $("picture").alt);
+  show(film[moment], moment === film.length - 1 ? drawn : `${drawn}, on the way: ${moment + 1} of ${film.length}`);
 }
 
 async function measure(event) {
   event.preventDefault();
   const file = $("file").files[0];
   const name = $("energy-model").value;
-  $("energy-answer").textContent = "Measuring…";
-  const response = await fetch(`/v1/energy?model=${encodeURIComponent(name)}`, {
-    method: "POST",
-    headers: { "Content-Type": file.type },
-    body: file,
-  });
-  const answer = await response.json();
-  const place = answer.percentile == null ? "" : `, higher than that of ${answer.percentile.toFixed(0)} % of the test set`;
-  $("energy-answer").textContent = response.ok ? `Energy ${answer.energy.toFixed(2)}${place}.` : answer.detail;
+  const say = (text) => ($("energy-answer").textContent = text);
+  say("Measuring…");
+  try {
+    const response = await fetch(`/v1/energy?model=${encodeURIComponent(name)}`, {
+      method: "POST",
+      headers: { "Content-Type": file.type },
+      body: file,
+    });
+    const answer = await response.json();
+    if (!response.ok) throw new Error(answer.detail);
+    const place = answer.percentile == null ? "" : `, higher than that of ${answer.percentile.toFixed(0)} % of the test set`;
+    say(`Energy ${answer.energy.toFixed(2)}${place}.`);
+  } catch (error) {
+    say(reason(error));
+  }
 }
 
 async function start() {
@@ -169,6 +192,7 @@ async function start() {
   const all = (await response.json()).models;
   models = all.filter((one) => one.samplers.length);
   form.model.replaceChildren(...models.map((one) => option(one.name)));
+  if (models.some((one) => one.name === FIRST)) form.model.value = FIRST;
   const energies = all.filter((one) => one.kind === "energy");
   $("energy").hidden = !energies.length;
   $("energy-model").replaceChildren(...energies.map((one) => option(one.name)));
@@ -201,4 +225,4 @@ $("copy").addEventListener("click", async () => {
   }
   setTimeout(() => ($("copy").textContent = "Copy"), 2000);
 });
-start().catch(() => complain("The service cannot be reached."));
+start().catch(() => complain(UNREACHABLE));
