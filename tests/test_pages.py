@@ -17,6 +17,7 @@ BLOCKS = [
     pytest.param(page.name, block, id=f"{page.stem}-{number}")
     for page in PAGES
     for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL), start=1)
+    if page.stem != "serving"  # starts a server and waits; tests/test_serving_book.py runs it
 ]
 
 
