@@ -31,7 +31,7 @@ test: say-test $(READY) ## unit tests, doctests, browser tests, and every notebo
 	@$(BIN)/python -m pytest --nbval -n $(JOBS) --dist loadfile
 
 say-test:
-	@echo "make test: unit tests, a book built and opened in a browser, and every notebook run again and compared: up to 12 minutes on 2 cores."
+	@echo "make test: unit tests, a book built and opened in a browser, and every notebook run again and compared: about 16 minutes on 2 cores."
 	@$(FIRST_RUN)
 
 load: $(READY) ## the service under load for two minutes, on an otherwise quiet machine
