@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -152,3 +153,21 @@ def open_figure(browser: Any, name: str, folder: Path, **options: object) -> Liv
     live.stage.wait_for(timeout=10_000)
     live.settle()
     return live
+
+
+def mathematics(browser: Any, names: tuple[str, ...], spread: tuple[str, ...]) -> Iterator[Any]:
+    """An empty page with mathematics only, for a fixture: it must not need a document's elements, nor the figures.
+
+    Args:
+        browser: A running one.
+        names: Files of ``book/_static/maths`` in the order in which they are loaded.
+        spread: Those whose functions tests call by their bare names; beside them ``floats(numbers)``.
+    """
+    page = browser.new_page()
+    page.goto("about:blank")
+    for name in names:
+        page.add_script_tag(path=STATIC / "maths" / f"{name}.js")
+    page.evaluate("names => names.forEach(name => Object.assign(globalThis, Course.maths[name]))", list(spread))
+    page.evaluate("() => { globalThis.floats = (numbers) => Float64Array.from(numbers); }")
+    yield page
+    page.close()

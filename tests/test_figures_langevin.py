@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from _browser import launched
-from _figures import STATIC, Live, open_figure
+from _figures import Live, mathematics, open_figure
 from axe_playwright_python.sync_playwright import Axe
 from torch import Tensor
 from torch.testing import assert_close
@@ -49,16 +49,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def maths(browser: Any) -> Iterator[Any]:
-    page = browser.new_page()
-    page.goto("about:blank")
-    for name in ("langevin", "histograms", "chains"):
-        page.add_script_tag(path=STATIC / "maths" / f"{name}.js")
-    page.evaluate("""() => {
-        Object.assign(globalThis, Course.maths.langevin, Course.maths.chains, Course.maths.histograms);
-        globalThis.floats = (numbers) => Float64Array.from(numbers);
-    }""")
-    yield page
-    page.close()
+    yield from mathematics(browser, ("langevin", "histograms", "chains"), ("langevin", "chains", "histograms"))
 
 
 def draw(*shape: int, seed: int) -> Tensor:

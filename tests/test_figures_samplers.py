@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from _browser import launched
-from _figures import STATIC, Live, open_figure
+from _figures import Live, mathematics, open_figure
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -32,17 +32,10 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def maths(browser: Any) -> Iterator[Any]:
     """An empty page with the mathematics only: it must not need a document's elements, nor the figures."""
-    page = browser.new_page()
-    page.goto("about:blank")
-    for name in ("schedules", "mixtures", "histograms", "samplers"):
-        page.add_script_tag(path=STATIC / "maths" / f"{name}.js")
-    page.evaluate("""() => {
-        Object.assign(globalThis, Course.maths.mixtures, Course.maths.samplers, Course.maths.histograms);
-        globalThis.floats = (numbers) => Float64Array.from(numbers);
-        globalThis.seeded = (values) => { let i = 0; return () => values[i++]; };
-    }""")
-    yield page
-    page.close()
+    needed = ("schedules", "mixtures", "histograms", "samplers")
+    for page in mathematics(browser, needed, ("mixtures", "samplers", "histograms")):
+        page.evaluate("() => { globalThis.seeded = (values) => { let i = 0; return () => values[i++]; }; }")
+        yield page
 
 
 def draw(*shape: int, seed: int) -> Tensor:
