@@ -291,14 +291,21 @@ def _evaluate(options: argparse.Namespace) -> None:
         print(f"wrote {options.out}")
 
 
+def _typed(options: argparse.Namespace) -> str:
+    """The command for the card: all that decides what is learned; of paths only the last part."""
+    words = [f"python -m helpers train {options.name}"]
+    words += [f"--{key} {path.name}" for key in ("images", "start") if (path := getattr(options, key)) is not None]
+    words += [f"--size {options.size}"] if options.size is not None else []
+    return " ".join([*words, *(f"--set {pair}" for pair in options.set)])
+
+
 def _train(options: argparse.Namespace) -> None:
     chosen = {key: value for key in ("images", "size", "start") if (value := getattr(options, key)) is not None}
     if options.size is not None and (options.size < 4 or options.size % 4):
         raise ValueError(f"expected --size divisible by 4, got {options.size}")
-    command = f"python -m helpers train {options.name}" + "".join(f" --set {pair}" for pair in options.set)
     engine = training.accelerator() if training.is_launched() else None
     path = recipes.run(
-        options.name, options.out, changes=_settings(options.set), command=command, accelerator=engine, **chosen
+        options.name, options.out, changes=_settings(options.set), command=_typed(options), accelerator=engine, **chosen
     )
     if engine is None or engine.is_main_process:
         print(f"wrote {path} and its card")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
 import re
@@ -62,6 +63,27 @@ html_context = {{"default_mode": "auto"}}
 suppress_warnings = ["myst.xref_missing"]
 """
 PAGES = ("demo_digits", "demo_cifar10")
+
+
+def arc(x: float, y: float, rx: float, ry: float, begin: float, end: float) -> list[list[float]]:
+    """Points of a part of an ellipse; degrees, clockwise from the right, as y points down."""
+    angles = np.radians(np.linspace(begin, end, 30))
+    return np.stack([x + rx * np.cos(angles), y + ry * np.sin(angles)], 1).tolist()
+
+
+DRAWINGS: dict[str, list[list[list[float]]]] = {
+    "0": [arc(16, 16, 10, 11, -90, 270)],
+    "1": [[[11, 9], [17, 4], [16, 28]]],
+    "2": [[*arc(16, 10, 6, 6, 190, 390), [10, 28], [24, 27]]],
+    "3": [arc(15, 10, 6, 6, -150, 90) + arc(15, 22, 7, 6, -90, 150)],
+    "4": [[[17, 4], [8, 20], [24, 20]], [[18, 13], [17, 28]]],
+    "5": [[[22, 4], [11, 4], [10, 14], *arc(15, 20, 7, 7, -120, 140)]],
+    "6": [[*arc(19, 17, 9, 13, -100, -180), *arc(16, 21, 6, 6, 180, -180)]],
+    "7": [[[8, 4], [23, 5], [14, 28]], [[11, 16], [21, 15]]],
+    "8": [arc(16, 10, 5, 6, 90, 450) + arc(16, 22, 6, 6, -90, 270)],
+    "9": [[*arc(16, 11, 6, 6, 0, -360), [22, 11], [19, 28]]],
+}
+"""Digits as strokes in a square of 32."""
 
 
 def build(folder: Path, environment: Mapping[str, str] | None = None) -> tuple[Path, str]:
@@ -338,7 +360,8 @@ def test_ink(digits: Visit) -> None:
     radius = 2.4
     points = np.array([point for stroke in strokes for point in stroke])
     low, high = points.min(0), points.max(0)
-    scale = (32 - 2 * radius) / (high - low).max()
+    tall = (32 - 2 * radius) / (high - low)[1]
+    scale = np.array([min(tall, (20 - 2 * radius) / (high - low)[0]), tall])
     moved = [[16 + scale * (np.array(point) - (low + high) / 2) for point in stroke] for stroke in strokes]
     centres = np.stack(np.meshgrid(np.arange(32) + 0.5, np.arange(32) + 0.5), axis=-1)
     inked = np.zeros((32, 32), bool)
@@ -358,7 +381,54 @@ def test_ink(digits: Visit) -> None:
     )
     assert found[0] == expected.tolist()
     assert found[1] == (expected / 8 - 1).tolist()
-    assert inked.any(0)[[0, 31]].any() or inked.any(1)[[0, 31]].any()  # it fills the square one way
+    assert inked.any(1).all()  # it fills the height
+    assert inked.any(0).sum() == 20
+
+
+FLAT, DOT = [[[4, 20], [28, 20]]], [[[9, 9]]]
+
+
+@pytest.mark.browser
+def test_a_drawing_gets_the_ink_of_the_data(digits: Visit) -> None:
+    """Whatever pen is sensible for it; what is flat stays flat, and a dot stays a dot."""
+    share = float((data.digits(8).test + 1).mean() / 2)
+    about = "Course.studios['digits-easel'].about.scale.ink"
+    assert digits.page.evaluate(about) == pytest.approx(share, abs=1e-6)
+    inked = """([strokes, share]) => {
+      const { bitmap, normalised, penFor } = Course.maths.ink;
+      const radius = penFor(strokes, share);
+      return [radius, Array.from(bitmap(normalised(strokes, radius), radius))];
+    }"""
+    for name, strokes in DRAWINGS.items():
+        radius, points = digits.page.evaluate(inked, [strokes, share])
+        assert np.mean(points) == pytest.approx(share, abs=0.02), name
+        assert 1.6 < radius < 5
+    for strokes, shape in ((FLAT, (10, 20)), (DOT, (10, 10))):
+        radius, points = digits.page.evaluate(inked, [strokes, share])
+        found = np.array(points).reshape(32, 32)
+        assert (found.any(1).sum(), found.any(0).sum()) == pytest.approx(shape, abs=1)
+        assert radius == pytest.approx(5, abs=0.05)
+
+
+@pytest.mark.browser
+def test_ordinary_drawings_are_digits_to_the_model(digits: Visit) -> None:
+    """Ten neat digits by a thin pen, in any corner and size: where the energies of held-out digits are."""
+    found = digits.page.evaluate(
+        """async (drawings) => {
+          const easel = Course.studios['digits-easel'];
+          const { bitmap, counts, normalised, penFor, percentile, picture } = Course.maths.ink;
+          const { ink, quantiles } = easel.about.scale;
+          const pictures = drawings.map((strokes) => {
+            const small = strokes.map((stroke) => stroke.map(([x, y]) => [2 + x / 2, 9 + y / 2]));
+            const radius = penFor(small, ink);
+            return picture(counts(bitmap(normalised(small, radius), radius)));
+          });
+          return Array.from(await easel.energies(pictures), (energy) => percentile(quantiles.digits, energy));
+        }""",
+        list(DRAWINGS.values()),
+    )
+    assert sum(share < 100 for share in found) >= 9, found
+    assert np.median(found) < 85, found
 
 
 @pytest.mark.browser
@@ -477,6 +547,9 @@ def test_colour_pictures_are_those_of_the_library(cifar10: Visit, solver: str, g
     torch.testing.assert_close(found.double(), expected.samples.flatten().double(), rtol=0, atol=PICTURE_ATOL)
     if guidance == 1:
         assert facts["evaluations"] == 2 * expected.evaluations
+    counted = "how => Course.runs.evaluations(Course.studios['cifar10-studio'].about, how)"
+    asked = {"steps": 5, "sampler": solver, "guidance": guidance}
+    assert 2 * sum(cifar10.page.evaluate(counted, asked)) == facts["evaluations"]
     eps = (expected.x[0] - expected.x0[0]) / grid[0]
     torch.testing.assert_close(
         torch.tensor(facts["eps"], dtype=torch.float64), eps.flatten().double(), rtol=0, atol=1e-4
@@ -541,11 +614,72 @@ def test_the_easel_scores_what_is_drawn(digits: Visit) -> None:
     page.get_by_label("or take a held-out digit").select_option("4")
     settled()
     page.get_by_role("button", name="Downhill").click()
-    page.wait_for_timeout(1000)
+    page.wait_for_selector('.demo-easel[data-state="ready"]')
     assert settled()[2] < before - 0.5
+    page.get_by_role("button", name="Undo").click()
+    assert settled()[2] == pytest.approx(before)
+    assert page.get_by_label("or take a held-out digit").input_value() == "4"
     page.get_by_role("button", name="Noise", exact=True).click()
     assert settled()[2] > digits_energies[-1]
     assert "no digit" in page.locator('[data-readout="verdict"]').inner_text()
+
+
+@pytest.mark.browser
+def test_downhill_is_a_film_with_a_way_back(digits: Visit) -> None:
+    page, stage = digits.page, digits.stage("digits-easel")
+    easel = "Course.studios['digits-easel']"
+    verdict = stage.locator('[data-readout="verdict"]')
+
+    def drawn() -> tuple[list[float], list[Any]]:
+        page.wait_for_timeout(300)
+        return page.evaluate(f"[Array.from({easel}.x), {easel}.board.strokes]")
+
+    stage.get_by_role("button", name="Clear").click()
+    blank = drawn()
+    board = page.get_by_role("application", name=re.compile("Drawing area"))
+    board.scroll_into_view_if_needed()
+    box = board.bounding_box()
+    for x in (0.4, 0.6):
+        page.mouse.move(box["x"] + x * box["width"], box["y"] + 0.2 * box["height"])
+        page.mouse.down()
+        page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.8 * box["height"], steps=5)
+        page.mouse.up()
+    before = drawn()
+    assert len(before[1]) == 2
+    energies = page.evaluate(
+        f"""async () => {{
+          const found = [];
+          const watcher = new MutationObserver(() => found.push(Number({easel}.energy)));
+          watcher.observe({easel}.verdict, {{ childList: true }});
+          await {easel}.descend();
+          watcher.disconnect();
+          return found;
+        }}"""
+    )
+    assert len(energies) >= 24  # one a step, and the last words
+    assert all(later <= earlier + 1e-3 for earlier, later in itertools.pairwise(energies))
+    after = drawn()
+    assert after[1] == []
+    assert after[0] != before[0]
+    ink = [np.mean(np.array(x) + 1) / 2 for x in (before[0], after[0])]
+    assert ink[1] == pytest.approx(ink[0], abs=0.08)  # it does not fade
+    assert len(page.evaluate(f"{easel}.board.outline")) == 2  # what was drawn stays as a line
+
+    stage.get_by_role("button", name="Downhill").click()
+    stage.get_by_role("button", name="Stop").click()
+    assert stage.get_attribute("data-state") == "ready"
+    assert "step" not in verdict.inner_text()
+    stage.get_by_role("button", name="Undo").click()
+    assert drawn() == after
+    stage.get_by_role("button", name="Undo").click()
+    assert drawn() == before
+    stage.get_by_role("button", name="Clear").click()
+    assert drawn() == blank
+    for expected in (before, (None, before[1][:1]), blank):
+        stage.get_by_role("button", name="Undo").click()
+        x, strokes = drawn()
+        assert strokes == expected[1]
+        assert expected[0] is None or x == expected[0]
 
 
 @pytest.mark.browser
@@ -578,7 +712,11 @@ def test_the_studio_answers_its_controls(digits: Visit) -> None:
     digits.wait("digits-studio", runs=before + 4)
     assert pictures()[: len(other)] == pytest.approx(other, abs=1e-4)  # more pictures leave the first ones alone
 
-    # The step under the lens, by keys.
+    # The step under the lens: from the middle of the run, then by keys.
+    sigmas = page.evaluate(f"{studio}.moments.map(({{ level }}) => level.sigma)")
+    middle = int(np.abs(np.log(np.array(sigmas[:-1]) / 0.6)).argmin())
+    assert middle > 0
+    assert stage.locator('[data-readout="lens"]').inner_text().startswith(f"Why this step: {middle + 1} of 7")
     slider = stage.get_by_label("step", exact=True)
     slider.focus()
     page.keyboard.press("Home")
@@ -606,8 +744,14 @@ def test_a_run_can_be_cancelled(digits: Visit) -> None:
     digits.wait("digits-studio", "cancelled")
     assert "Cancelled after" in stage.locator('[data-readout="status"]').inner_text()
     runs = int(stage.get_attribute("data-runs"))
-    stage.get_by_label("steps", exact=True).fill("2")
+    stage.get_by_label("steps", exact=True).fill("1")
     digits.wait("digits-studio", runs=runs + 1)
+    assert "1 evaluation of" in stage.locator('[data-readout="status"]').inner_text()
+    seed = stage.get_by_label("seed of the noise")
+    seed.fill("9999")
+    stage.get_by_role("button", name="Other noise").click()
+    digits.wait("digits-studio", runs=runs + 2)
+    assert seed.input_value() == "1"
 
 
 # ── the pages ─────────────────────────────────────────────────────────────
@@ -668,13 +812,59 @@ def test_colour_pictures_come_in_time(cifar10: Visit) -> None:
         cifar10.wait("cifar10-studio", runs=runs + 1)
         return float(stage.get_attribute("data-seconds"))
 
+    def foretold() -> str:
+        return stage.locator('[data-readout="estimate"]').inner_text()
+
     assert page.evaluate("Course.studios['cifar10-studio'].provider") == "wasm"
+    assert re.fullmatch(r"takes (less than a second|about \d+ s) here", foretold())
     assert stage.get_by_label("steps", exact=True).input_value() == "10"
     assert min(seconds() for _ in range(3)) <= 3 * busy()
     stage.get_by_label("class").select_option(label="ship")
     stage.get_by_label("16", exact=True).check()
-    assert seconds() <= 25 * busy()
+    guess = re.fullmatch(r"takes about (?:(\d+) min ?)?(?:(\d+) s)? here", foretold())
+    runs = int(stage.get_attribute("data-runs"))
+    stage.get_by_role("button", name="Generate").click()
+    page.wait_for_function("document.querySelector('[data-readout=status]').textContent.includes(' left')")
+    assert foretold() == ""
+    cifar10.wait("cifar10-studio", runs=runs + 1)
+    needed = float(stage.get_attribute("data-seconds"))
+    assert needed <= 25 * busy()
+    guessed = 60 * int(guess[1] or 0) + int(guess[2] or 0)
+    assert needed / 4 <= guessed <= 4 * needed
     assert page.evaluate("Course.studios['cifar10-studio'].made.labels") == [8] * 16
+
+
+@pytest.mark.browser
+def test_the_colour_controls_reach_the_run(cifar10: Visit) -> None:
+    """What the reader chooses is what the library draws from the same noise."""
+    page, stage = cifar10.page, cifar10.stage("cifar10-studio")
+    studio = "Course.studios['cifar10-studio']"
+    menu = stage.get_by_label("class").locator("option").evaluate_all("all => all.map((one) => [one.value, one.text])")
+    classes = [[str(k), name] for k, name in enumerate(data.CIFAR10.classes)]
+    assert menu == [["turn", "all in turn"], *classes, ["10", "no class"]]
+    model, card = shipped("cifar10-edm")
+    grid = schedules.append_zero(schedules.karras_sigmas(3))
+    stage.get_by_label("4", exact=True).check()
+    stage.get_by_label("steps", exact=True).fill("3")
+    stage.get_by_label("sampler").select_option("heun")
+    stage.get_by_label("seed of the noise").fill("12")
+    for chosen, guidance, labels in (("turn", 2.5, [0, 1, 2, 3]), ("10", 1.0, [10] * 4), ("5", 0.0, [5] * 4)):
+        stage.get_by_label("class").select_option(chosen)
+        stage.get_by_label("guidance w").fill(str(guidance))
+        runs = int(stage.get_attribute("data-runs"))
+        stage.get_by_role("button", name="Generate").click()
+        cifar10.wait("cifar10-studio", runs=runs + 1)
+        found, noise = page.evaluate(
+            f"[Array.from({studio}.pictures), Array.from(Course.runs.noiseFor([3, 32, 32], 4, 12))]"
+        )
+        expected = samplers.sample_ode(
+            generation._guided(model, card, guidance),
+            generation.solver_of("heun"),
+            torch.tensor(noise).reshape(4, 3, 32, 32) * grid[0].item(),
+            grid,
+            label=torch.tensor(labels),
+        )
+        torch.testing.assert_close(torch.tensor(found), expected.flatten().float(), rtol=0, atol=PICTURE_ATOL)
 
 
 def findings(page: Any) -> list[str]:

@@ -281,6 +281,7 @@ def test_noised_pictures_are_the_librarys(live: Live) -> None:
 @figure("schedules")
 def test_driving_the_schedule_explorer(live: Live) -> None:
     """By keyboard and by mouse; what it says is what the library says."""
+    slider = "time step t, from data to noise"
 
     def agrees(name: str, t: int) -> None:
         share = SCHEDULES[name][t]
@@ -288,8 +289,22 @@ def test_driving_the_schedule_explorer(live: Live) -> None:
         assert live.number("alphaBar") == pytest.approx(float(share), rel=1e-9, abs=1e-12)
         assert live.number("snr") == pytest.approx(float(share / (1 - share)), rel=1e-6)
         assert live.number("sigma") == pytest.approx(float(schedules.sigma_from_alpha_bar(share)), rel=1e-6)
+        end = SCHEDULES[name][999]
+        assert live.number("hides") == pytest.approx(float((1 - end) / end), rel=1e-5)
+        colors = live.stage.evaluate(
+            """(stage, label) => {
+              const slider = [...stage.querySelectorAll("label")].find(element => element.textContent === label);
+              const mark = stage.querySelector("input:checked + label .figure-mark");
+              return [getComputedStyle(slider).getPropertyValue("--figure-blue").trim(),
+                      getComputedStyle(mark).backgroundColor].map(color => {
+                mark.style.color = color;
+                return getComputedStyle(mark).color;
+              });
+            }""",
+            slider,
+        )
+        assert colors[0] == colors[1]  # the slider has the schedule's colour
 
-    slider = "time step t, from data to noise"
     agrees("cosine", 300)
     live.press(slider, "Home", "ArrowRight", "ArrowRight", "PageUp")
     agrees("cosine", 102)
@@ -517,7 +532,12 @@ def test_driving_the_shape_tracer(live: Live) -> None:
     assert live.readout("parameters") == f"{sum(p.numel() for p in model.parameters()):,}"
 
     live.put("height H", 64)
-    assert live.readout("H, three times through stride 2 (Q4)") == "64 → 32 → 16 → 8"
+    sizes = [torch.zeros(1, 1, 64, 64)]
+    halve = torch.nn.Conv2d(1, 1, 3, stride=2, padding=1)
+    for _ in range(3):
+        sizes.append(halve(sizes[-1]))
+    for label, n in (("H in this net: two halvings", 2), ("H in the net of Q4: three halvings", 3)):
+        assert re.findall(r"\d+", live.readout(label)) == [str(x.shape[2]) for x in sizes[: n + 1]]
     assert live.control("width W").input_value() == "64"
     live.press("height H", "ArrowLeft")
     with pytest.raises(ValueError, match="divisible by 4") as refused:

@@ -261,6 +261,7 @@ def agrees(live: Live, name: str, exact: float, tolerance: float = 0.0) -> bool:
 
 @pytest.mark.parametrize("step_size", ["0.2", "1", "2", "3"])
 def test_measured_variance_is_that_of_the_formula(live: Live, step_size: str) -> None:
+    assert live.readout("Accepted") == "no accept step"
     set_slider(live, "Step size ε", step_size)
     click(live, "500 steps", 2)
     exact = oracle.ula_variance(1.0, float(step_size))
@@ -307,12 +308,42 @@ def test_divergence_is_said_and_leaves_no_garbage(live: Live, step_size: str) ->
     assert live.readout("Variance, measured") == "runs away"
     assert live.readout("… by formula") == "none"
     assert "above 4σ² = 4" in live.readout("note")
+    assert f"the first after {live.data('outAfter')} steps" in live.readout("note")
+    assert live.number("zoom") * 4 >= 1e6  # the axes have followed them: |x| = 10⁶ is seen
     labels = live.stage.locator("canvas").evaluate_all("all => all.map(c => c.getAttribute('aria-label')).join()")
     assert not re.search(r"NaN|undefined|null|Infinity", live.stage.inner_text() + labels)
     set_slider(live, "Step size ε", "1")  # and back again: new chains
     click(live, "500 steps")
     assert (live.data("unstable"), live.number("lost")) == ("false", 0)
     assert agrees(live, "variance", oracle.ula_variance(1.0, 1.0))
+
+
+def test_the_button_crosses_the_limit_slowly_and_leads_back(live: Live) -> None:
+    """Just past the limit the crowd grows as the recursion of its moments says, and the axes grow with it."""
+    click(live, "Try ε = 4.2")
+    click(live, "Pause")
+    assert (live.data("unstable"), live.number("limit")) == ("true", 4.0)
+    click(live, "One step", 30)
+    assert live.number("lost") == 0
+    assert live.number("spread") > 50
+    error = math.sqrt(2 / 1000) * live.number("spreadExact")  # of the mean of a thousand squares of normal numbers
+    assert abs(live.number("spread") - live.number("spreadExact")) < 5 * error
+    assert live.number("zoom") >= 5
+    click(live, "Back to ε = 1")
+    click(live, "Pause")
+    click(live, "500 steps")
+    assert (live.data("unstable"), live.number("zoom")) == ("false", 1)
+    assert agrees(live, "variance", oracle.ula_variance(1.0, 1.0))
+    live.press("Accept step (MALA)", "Space")  # no limit there, so nothing to cross
+    assert live.stage.get_by_role("button", name="Try ε = 4.2").count() == 0
+
+
+def test_a_step_after_all_chains_have_stopped_begins_anew(live: Live) -> None:
+    set_slider(live, "Step size ε", "8")
+    click(live, "500 steps")
+    assert live.number("lost") == 1000
+    click(live, "One step")
+    assert (live.number("lost"), live.number("step")) == (0, 1)
 
 
 def test_wells_reach_their_exact_shares_when_warm_and_not_when_cold(live: Live) -> None:

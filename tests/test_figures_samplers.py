@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -330,6 +331,11 @@ def modes(live: Live) -> list[dict[str, float]]:
     return json.loads(live.data("modes"))
 
 
+def finished(live: Live) -> str:
+    """What the plot of finished runs says of itself."""
+    return live.stage.locator("canvas").last.get_attribute("aria-label")
+
+
 def wrong_share(live: Live) -> float:
     """Half the summed difference between the modes' shares and the exact ones."""
     return sum(abs(mode["share"] - mode["exact"]) for mode in modes(live)) / 2
@@ -370,8 +376,10 @@ def test_langevin_alone_does_not_mix_and_noise_helps(live: Live) -> None:
     assert live.number("alphaBar") == 1
     assert wrong_share(live) > 0.2
     assert live.number("outOfPlace") > 2.5 * live.number("floor")
-    live.put("Noise level of the arrows", 250)  # there the modes have run together
+    assert re.search(r"Langevin: [^;]*\b200 calls", finished(live))
+    live.put("Noise level of the chain", 250)  # there the modes have run together
     to_the_end(live)
+    assert f"Langevin at a noise level: 200 calls {100 * live.number('outOfPlace'):.1f} %" in finished(live)
     assert live.number("alphaBar") == pytest.approx(float(SCHEDULE.alpha_bar(250)), rel=1e-6)
     assert wrong_share(live) < 0.05
     assert live.number("outOfPlace") < 1.6 * live.number("floor")
@@ -409,6 +417,17 @@ def test_the_noise_slider_and_the_run_move_together(live: Live) -> None:
     assert live.data("stop") == "10"
 
 
+def test_it_opens_with_a_finished_run_that_can_be_played_again(live: Live) -> None:
+    assert live.number("stop") == live.number("stops") == 20
+    assert "DDIM: 20 calls" in finished(live)
+    set_steps(live, 1)
+    assert "1 call " in finished(live)
+    set_steps(live, 20)
+    live.stage.get_by_role("button", name="Play again").click()
+    assert live.number("stop") < 20
+    live.stage.get_by_role("button", name="Pause").click()
+
+
 def test_play_runs_to_the_end_and_can_rest(live: Live) -> None:
     live.press("Step of the run", "Home")
     play = live.stage.locator("button").first
@@ -428,5 +447,7 @@ def test_play_runs_to_the_end_and_can_rest(live: Live) -> None:
 
 @pytest.mark.parametrize("live", [{"reduced_motion": "reduce"}], indirect=True, ids=["reduced-motion"])
 def test_reduced_motion_gets_the_result_at_once(live: Live) -> None:
+    live.stage.get_by_role("button", name="Back to noise").click()
+    assert live.data("stop") == "0"
     live.stage.get_by_role("button", name="Show the result").click()
     assert live.data("stop") == live.data("stops")

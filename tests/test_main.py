@@ -241,7 +241,7 @@ def test_train_runs_the_recipe_and_says_where(
 
 def test_train_hands_on_settings_pictures_and_weights(tmp_path: Path, asked: list[dict[str, Any]]) -> None:
     settings = ["n_steps=20", "learning_rate=1e-4", "precision=float32", "channels_last=false", "ema_half_life=none"]
-    options = ["--set", *settings, "--images", "pictures", "--size", "48", "--start", "old.safetensors"]
+    options = ["--set", *settings, "--images", "my/pictures", "--size", "48", "--start", "my/old.safetensors"]
     assert main(["train", "cifar10-edm", "--out", str(tmp_path), *options]) == 0
     assert asked[0]["changes"] == {
         "n_steps": 20,
@@ -250,8 +250,10 @@ def test_train_hands_on_settings_pictures_and_weights(tmp_path: Path, asked: lis
         "channels_last": False,
         "ema_half_life": None,
     }
-    assert (asked[0]["images"], asked[0]["size"], asked[0]["start"]) == (Path("pictures"), 48, Path("old.safetensors"))
-    assert asked[0]["command"].endswith(
+    assert (asked[0]["images"], asked[0]["size"]) == (Path("my/pictures"), 48)
+    assert asked[0]["start"] == Path("my/old.safetensors")
+    assert asked[0]["command"] == (
+        "python -m helpers train cifar10-edm --images pictures --start old.safetensors --size 48 "
         "--set n_steps=20 --set learning_rate=1e-4 --set precision=float32 "
         "--set channels_last=false --set ema_half_life=none"
     )

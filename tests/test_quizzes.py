@@ -416,10 +416,21 @@ def test_a_quiz_works_by_keyboard(browser: Any, tmp_path: Path) -> None:
         page.keyboard.type("4/2")
         page.keyboard.press("Enter")
         assert number.get_by_role("status").text_content().startswith("Right.")
+        assert mark_of(number) == '"✓ answered"'
+        page.keyboard.press("Control+a")
+        page.keyboard.type("999")
+        page.keyboard.press("Enter")
+        assert number.get_by_role("status").text_content().startswith("Not this number.")
+        assert mark_of(number) == '"✓ answered before"', "no mark of success stands above a wrong answer"
         page.get_by_role("button", name="Start again").click()
         assert page.locator("input:checked").count() == 0
         assert page.locator(".quiz-score").text_content() == "0 of 6 right"
         assert page.locator("[data-known]").count() == 2, "what was answered once stays known"
+
+
+def mark_of(question: Any) -> str:
+    """What stands at the corner of a question, in quotation marks as CSS keeps it."""
+    return question.evaluate("element => getComputedStyle(element, '::after').content")
 
 
 @pytest.mark.browser

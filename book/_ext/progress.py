@@ -25,7 +25,7 @@ EFFORT = re.compile(
 )
 TOTALS = {"lessons": "Lessons", "exercises": "Exercises", "questions": "Questions"}
 ACTIONS = [("save", "Save to a file"), ("read", "Read from a file …"), ("forget", "Forget everything …")]
-HEAD = ["Lesson", "Minutes", "Difficulty", "Exercises", "Quiz", "Finished"]
+HEAD = ["Lesson", "Minutes (reading + exercises)", "Difficulty", "Exercises", "Quiz", "Finished"]
 
 
 @dataclass(frozen=True)

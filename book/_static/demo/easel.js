@@ -4,18 +4,25 @@ globalThis.Course ??= {};
 
 (() => {
   const { place, still } = Course.pictures;
-  const { bitmap, counts, normalised, percentile, picture } = Course.maths.ink;
+  const { bitmap, counts, normalised, penFor, percentile, picture } = Course.maths.ink;
   const GRID = 32; // points of the drawing area, as in the data
-  const PEN = 2.4; // radius of the pen in these points
+  const PEN = 2; // radius of the pen in these points, on the board
   const SHAPE = [1, 8, 8];
   const EMPTY = new Float64Array(64).fill(-1);
+  const isBlank = (x) => x.every((value) => value === -1);
   const SPREAD = 0.02; // for slopes by central differences
-  const DOWN = 0.15; // one step downhill, as a share of σ²: D = x − σ²∇E would be the whole way
+  const DOWN = 0.05; // one step downhill, as a share of σ²: D = x − σ²∇E would be the whole way
+  const STEPS = 24; // of these at a press of the button,
+  const PAUSE = 60; // each shown for so many milliseconds
 
-  /** The area to draw on: by mouse, finger or pen, and by keys. Calls onChange(strokes). */
+  /**
+   * The area to draw on: by mouse, finger or pen, and by keys. Calls onBegin() before a stroke begins, and onChange().
+   * Where there are no strokes, it shows a picture of 8 × 8, and the outline of what it was before.
+   */
   class Board {
-    constructor(ui, onChange) {
-      Object.assign(this, { ui, onChange, strokes: [], pen: [GRID / 2, GRID / 2], down: false, keyed: false });
+    constructor(ui, onBegin, onChange) {
+      Object.assign(this, { ui, onBegin, onChange, strokes: [], shown: null, outline: [] });
+      Object.assign(this, { pen: [GRID / 2, GRID / 2], down: false, keyed: false });
       this.surface = ui.canvas({ width: 300, height: 300, label: "" });
       const { canvas } = this.surface;
       canvas.tabIndex = 0;
@@ -36,7 +43,7 @@ globalThis.Course ??= {};
         if (event.button) return;
         canvas.setPointerCapture(event.pointerId);
         this.keyed = false;
-        this.strokes.push([point(event)]);
+        this.begin([point(event)]);
         this.changed();
       });
       canvas.addEventListener("pointermove", (event) => {
@@ -59,15 +66,28 @@ globalThis.Course ??= {};
         this.pen = this.pen.map((value, i) => Math.min(GRID, Math.max(0, value + far * move[i])));
       } else {
         this.down = !this.down;
-        if (this.down) this.strokes.push([]);
+        if (this.down) this.begin([]);
         this.ui.say(this.down ? "pen down" : "pen up", "pen");
       }
       if (this.down) this.strokes.at(-1).push([...this.pen]);
       this.changed();
     }
 
+    begin(stroke) {
+      this.onBegin();
+      Object.assign(this, { strokes: [...this.strokes, stroke], shown: null, outline: [] });
+    }
+
     paint(context, width, colors) {
       const unit = width / GRID;
+      context.fillStyle = colors.text;
+      this.shown?.forEach((value, i) => {
+        const edge = (k) => Math.round((k * width) / 8);
+        const [column, row] = [i % 8, i >> 3];
+        context.globalAlpha = Math.max(0, (value + 1) / 2);
+        context.fillRect(edge(column), edge(row), edge(column + 1) - edge(column), edge(row + 1) - edge(row));
+      });
+      context.globalAlpha = 1;
       context.strokeStyle = colors.grid;
       context.lineWidth = 1;
       for (let k = 4; k < GRID; k += 4) {
@@ -79,16 +99,19 @@ globalThis.Course ??= {};
         context.lineTo(width, at);
         context.stroke();
       }
-      context.strokeStyle = colors.text;
-      context.lineWidth = 2 * PEN * unit;
       context.lineCap = context.lineJoin = "round";
-      for (const stroke of this.strokes) {
-        context.beginPath();
-        stroke.forEach(([x, y], k) => context[k ? "lineTo" : "moveTo"](x * unit, y * unit));
-        if (stroke.length === 1) context.lineTo(stroke[0][0] * unit + 0.01, stroke[0][1] * unit);
-        context.stroke();
-      }
-      if (!this.strokes.length && !this.keyed) {
+      const draw = (strokes, color, wide) => {
+        Object.assign(context, { strokeStyle: color, lineWidth: wide });
+        for (const stroke of strokes) {
+          context.beginPath();
+          stroke.forEach(([x, y], k) => context[k ? "lineTo" : "moveTo"](x * unit, y * unit));
+          if (stroke.length === 1) context.lineTo(stroke[0][0] * unit + 0.01, stroke[0][1] * unit);
+          context.stroke();
+        }
+      };
+      draw(this.strokes, colors.text, 2 * PEN * unit);
+      draw(this.outline, colors.vermilion, 2);
+      if (!this.strokes.length && !this.shown && !this.keyed) {
         context.fillStyle = colors.muted;
         context.textAlign = "center";
         context.font = this.ui.font(16);
@@ -108,36 +131,49 @@ globalThis.Course ??= {};
       this.onChange();
     }
 
-    clear() {
-      this.strokes = [];
-      this.down = false;
+    /** What is on it, for putting it back. */
+    get state() {
+      return { strokes: this.strokes, shown: this.shown, outline: this.outline };
+    }
+
+    /** Show something else: strokes, a picture, an outline, or nothing. */
+    show({ strokes = [], shown = null, outline = [] }) {
+      Object.assign(this, { strokes, shown, outline, down: false });
       this.surface.redraw();
     }
 
-    undo() {
-      this.strokes.pop();
-      this.changed();
+    /** The drawing as the data would have it: brought to size and to that share of ink, counted in blocks. */
+    picture(share) {
+      const { drawn, radius } = this.standard(share);
+      return picture(counts(bitmap(drawn, radius)));
     }
 
-    /** The drawing as the data would have it: brought to size, counted in blocks. */
-    picture() {
+    /** The strokes brought to size, and the pen for them. */
+    standard(share) {
       const strokes = this.strokes.filter((stroke) => stroke.length);
-      return picture(counts(bitmap(normalised(strokes, PEN), PEN)));
+      const radius = penFor(strokes, share);
+      return { drawn: normalised(strokes, radius), radius };
+    }
+
+    get isEmpty() {
+      return !this.strokes.some((stroke) => stroke.length);
     }
   }
 
   class Easel {
     constructor(root, ui) {
       Object.assign(this, { root, ui, about: null, x: EMPTY, slope: null, energy: null, asked: 0 });
+      Object.assign(this, { past: [], film: null });
       root.classList.add("demo-easel");
       this.build();
     }
 
     build() {
       const { ui } = this;
-      this.board = new Board(ui, () => this.drawn());
+      this.board = new Board(ui, () => this.remember(), () => this.drawn());
       const choices = [["", "choose"], ...[..."0123456789"].map((k) => [k, k])];
-      this.example = ui.select({ label: "or take a held-out digit", options: choices, onInput: (k) => this.take(k) });
+      const label = "or take a held-out digit";
+      this.example = ui.select({ label, options: choices, onInput: (k) => this.take(k, true) });
       const action = (label, change) => ui.button({ label, onClick: () => { change(); } });
       const turned = () => Float64Array.from(this.x, (_, i) => this.x[(7 - (i >> 3)) * 8 + (i & 7)]);
       const flip = action("Upside down", () => this.put(turned()));
@@ -146,29 +182,29 @@ globalThis.Course ??= {};
         const next = Course.maths.noise.uniform(++this.asked, 7);
         this.put(Float64Array.from({ length: 64 }, () => 2 * next() - 1));
       });
-      this.downhill = action("Downhill", () => this.descend());
+      this.downhill = action("Downhill", () => (this.film ? this.endFilm() : this.descend()));
       this.downhill.element.classList.add("demo-primary");
-      const undo = action("Undo", () => this.board.undo());
-      const clear = action("Clear", () => {
-        this.board.clear();
-        this.put(EMPTY, true);
-      });
+      this.undo = action("Undo", () => this.goBack());
+      this.undo.enable(false);
+      const clear = action("Clear", () => this.put(EMPTY));
       this.sees = ui.canvas({ width: 220, height: 220, label: "What the model sees: empty" });
       this.wants = ui.canvas({ width: 220, height: 220, label: "What the model would change" });
       const panel = (canvas, text) =>
         ui.make("figure", { class: "demo-lens" }, canvas.element, ui.make("figcaption", {}, ...text));
       const mark = (name) =>
         ui.make("span", { class: "figure-mark demo-mark", style: `background: var(--figure-${name})` });
-      const panels = ui.make("div", { class: "demo-lenses" }, panel(this.sees, ["What the model sees: 8 × 8 counts"]),
-        panel(this.wants, ["−∇E: ", mark("blue"), "more ink, ", mark("orange"), "less"]));
+      const pair = (name, text) => ui.make("span", { class: "demo-pair" }, mark(name), text);
+      const panels = ui.make("div", { class: "demo-lenses" }, panel(this.sees, ["What the model sees: 8 × 8 counts"]),
+        panel(this.wants, ["−∇E: ", pair("blue", "more ink,"), " ", pair("orange", "less")]));
       this.value = ui.readout({ label: "energy E(x, σ)", quiet: true });
       this.share = ui.readout({ label: "held-out digits with lower energy", quiet: true });
       this.verdict = ui.make("p", { class: "demo-status", "data-readout": "verdict" });
       this.chart = ui.canvas({ width: 860, height: (width) => (width < 500 ? 190 : 170), label: "Energies" });
+      const moves = [this.downhill, flip, negate, noise].map(({ element }) => element);
       const left = ui.make("div", { class: "demo-left" }, this.board.surface.element,
-        ui.make("div", { class: "demo-actions" }, undo.element, clear.element), this.example.element);
+        ui.make("div", { class: "demo-actions" }, this.undo.element, clear.element), this.example.element);
       const right = ui.make("div", { class: "demo-why" }, panels, ui.readouts(this.value, this.share), this.verdict,
-        ui.make("div", { class: "demo-actions" }, this.downhill.element, flip.element, negate.element, noise.element));
+        ui.make("div", { class: "demo-actions demo-four" }, ...moves));
       this.root.append(ui.columns(left, right), this.chart.element);
       this.root.dataset.state = "loading";
       this.verdict.textContent = "Loading the model";
@@ -184,30 +220,58 @@ globalThis.Course ??= {};
         return;
       }
       this.root.dataset.state = "ready";
-      this.take("3");
+      if (!this.board.isEmpty) this.drawn();
+      else if (this.past.length) this.score();
+      else this.take("3");
+    }
+
+    // --- what is on the board, and what was
+
+    /** Keep what is there, for the button Undo. */
+    remember() {
+      this.endFilm();
+      this.past.push({ board: this.board.state, x: this.x, example: this.example.value });
+      this.undo.enable(true);
+    }
+
+    goBack() {
+      this.endFilm();
+      const { board, x, example } = this.past.pop();
+      this.undo.enable(this.past.length > 0);
+      this.board.show(board);
+      this.example.set(example);
+      this.x = x;
+      this.score();
     }
 
     /** Strokes have changed. */
     drawn() {
       this.example.set("");
       if (!this.about) return;
-      this.x = this.board.strokes.some((stroke) => stroke.length) ? this.board.picture() : EMPTY;
-      this.score(!this.board.strokes.length);
+      this.x = this.board.isEmpty ? EMPTY : this.board.picture(this.about.scale.ink);
+      this.score();
     }
 
     /** A picture that does not come from strokes. */
-    put(x, empty = false) {
-      this.board.clear();
+    put(x) {
+      this.remember();
+      this.board.show({ shown: isBlank(x) ? null : x });
       this.example.set("");
       this.x = x;
-      this.score(empty);
+      this.score();
     }
 
-    take(k) {
+    /** A held-out digit of that class. */
+    take(k, chosen = false) {
       if (k === "" || !this.about) return;
-      this.put(picture(this.about.scale.examples[k]));
+      if (chosen) this.remember();
+      this.x = picture(this.about.scale.examples[k]);
+      this.board.show({ shown: this.x });
       this.example.set(k);
+      this.score();
     }
+
+    // --- energies
 
     /** Energies of pictures at the model's noise level. */
     async energies(pictures) {
@@ -230,41 +294,67 @@ globalThis.Course ??= {};
       return { energy: found[0], slope };
     }
 
-    async score(empty = false) {
+    async score() {
+      if (!this.about) return;
       const x = this.x;
       const { energy, slope } = await this.look(x);
       if (x !== this.x) return; // the hand was faster
       Object.assign(this, { energy, slope });
-      this.tell(empty);
+      this.tell();
       this.draw();
     }
 
+    /** A film of small steps along −∇E, whose last picture stays; with reduced motion, only that one is shown. */
     async descend() {
-      const { sigma } = this.about.scale;
-      for (let k = 0; k < (this.ui.prefersReducedMotion() ? 1 : 8); k++) {
-        if (!this.slope) return;
-        this.put(this.x.map((value, i) => Math.min(1, Math.max(-1, value + DOWN * sigma ** 2 * this.slope[i]))));
-        const waited = this.x;
-        await new Promise((resolve) => setTimeout(resolve, 60));
-        if (waited !== this.x) return;
+      if (!this.about) return;
+      const outline = this.board.isEmpty ? this.board.outline : this.board.standard(this.about.scale.ink).drawn;
+      this.remember();
+      const film = {};
+      this.film = film;
+      this.root.dataset.state = "downhill";
+      this.downhill.set("Stop");
+      const pause = this.ui.prefersReducedMotion() ? 0 : PAUSE;
+      const far = DOWN * this.about.scale.sigma ** 2;
+      let { x, slope } = { x: this.x, slope: (await this.look(this.x)).slope };
+      for (let k = 1; k <= STEPS && this.film === film; k++) {
+        x = x.map((value, i) => Math.min(1, Math.max(-1, value + far * slope[i])));
+        const [found] = await Promise.all([this.look(x), new Promise((resolve) => setTimeout(resolve, pause))]);
+        if (this.film !== film) return;
+        slope = found.slope;
+        if (!pause && k < STEPS) continue;
+        Object.assign(this, { x, ...found });
+        this.board.show({ shown: x, outline });
+        this.example.set("");
+        this.tell(`Downhill, step ${k} of ${STEPS}.`);
+        this.draw();
       }
+      if (this.film === film) this.endFilm();
     }
 
-    tell(empty) {
+    /** The film is over, or something else happens. */
+    endFilm() {
+      if (!this.film) return;
+      this.film = null;
+      this.root.dataset.state = "ready";
+      this.downhill.set("Downhill");
+      if (this.energy !== null) this.tell();
+    }
+
+    tell(before = "") {
       const { digits } = this.about.scale.quantiles;
       const share = percentile(digits, this.energy);
       this.root.dataset.energy = this.energy;
       this.root.dataset.percentile = share;
       this.value.set(this.energy.toFixed(1).replace("-", "−"));
       this.share.set(`${share.toFixed(0)} %`);
-      const words = empty ? "An empty page: no digit, says the energy."
+      const words = isBlank(this.x) ? "An empty page: no digit, says the energy."
         : this.energy > digits.at(-1) ? "Higher than the energy of every held-out digit: no digit, to this model."
         : share > 90 ? "An unusual digit, to this model."
         : this.energy < digits[0] ? "Lower than every held-out digit. But likely is not typical."
         : share < 10 ? "As likely as the smoothest held-out digits."
         : "Among the held-out digits: a digit, to this model.";
-      this.verdict.textContent = words;
-      this.ui.say(`Energy ${this.energy.toFixed(1)}. ${words}`, "energy");
+      this.verdict.textContent = before || words;
+      if (!before) this.ui.say(`Energy ${this.energy.toFixed(1)}. ${words}`, "energy");
     }
 
     draw() {
@@ -330,7 +420,8 @@ globalThis.Course ??= {};
     title: "How likely is your digit?",
     mount(root, ui) {
       if (Course.film.isNeeded(["digits-energy"])) {
-        Course.film.mount(root, ui, root.parentElement.querySelector(".figure-fallback img"), { still: true });
+        const names = ["Held-out digits of lowest energy", "Held-out digits of highest energy", "Digits upside down"];
+        Course.film.mount(root, ui, root.parentElement.querySelector(".figure-fallback img"), { names });
         return;
       }
       const easel = new Easel(root, ui);

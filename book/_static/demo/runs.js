@@ -75,6 +75,25 @@ Course.runs = (() => {
     };
   }
 
+  /** How many evaluations a picture each step takes: one, Heun's two but for the last, and twice that where guided. */
+  function evaluations(about, { steps, sampler, guidance = 1 }) {
+    if (about.kind === "discrete") return new Array(steps).fill(1);
+    const grid = Course.maths.edm.sigmas(steps, about.sigmas);
+    const { isGuided } = Course.maths.edm;
+    const at = (sigma) => (about.classes && isGuided(sigma, guidance, about.guidance_interval) ? 2 : 1);
+    const again = (next) => (sampler === "heun" && next > 0 ? at(next) : 0);
+    return grid.slice(0, -1).map((sigma, k) => at(sigma) + again(grid[k + 1]));
+  }
+
+  /** Milliseconds of one evaluation of one picture: the second, since the first also makes room. */
+  async function measure(about) {
+    const noise = noiseFor(about.shape, 1, 1);
+    let time = 0;
+    const labels = about.classes ? [about.classes] : null;
+    for (let k = 0; k < 2; k++) await ask(about, noise, 1, labels, (_, milliseconds) => { time = milliseconds; });
+    return time;
+  }
+
   /** How strong the noise is after a step or before, in both worlds, and the factor that brings x to unit scale. */
   function levels(about, step) {
     if (about.kind === "discrete") {
@@ -119,5 +138,5 @@ Course.runs = (() => {
     }
   }
 
-  return { Cancelled, noiseFor, sizeOf, start };
+  return { Cancelled, evaluations, measure, noiseFor, sizeOf, start };
 })();

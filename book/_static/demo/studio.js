@@ -19,6 +19,18 @@ Course.studio = (() => {
   };
   const times = (factor, what) => `${digits(factor)} ${what}`;
 
+  const LAST_SEED = 9999;
+  const PICTURE_STRENGTH = 0.6; // a usual standard deviation of pictures in [−1, 1]
+
+  /** A time in words: rough, since it is an estimate. */
+  function roughly(seconds) {
+    if (seconds < 1) return "less than a second";
+    if (seconds < 9.5) return `about ${Math.round(seconds)} s`;
+    const tidy = 5 * Math.round(seconds / 5);
+    const [minutes, rest] = [Math.floor(tidy / 60), tidy % 60];
+    return `about ${[minutes && `${minutes} min`, rest && `${rest} s`].filter(Boolean).join(" ")}`;
+  }
+
   /** What the step does, with its numbers: two lines. */
   function arithmetic(about, { level, nextLevel, tNext }, sampler) {
     if (about.kind === "discrete") {
@@ -46,7 +58,7 @@ Course.studio = (() => {
   /** The studio in one figure. */
   class Studio {
     constructor(root, ui, options) {
-      Object.assign(this, { root, ui, options, about: null, run: null, moments: [], work: null, chosen: 0, runs: 0 });
+      Object.assign(this, { root, ui, options, about: null, moments: [], work: null, chosen: 0, runs: 0, each: 0 });
       this.root.classList.add("demo-studio");
       this.build();
       const megabytes = () => (Course.packs.sizeOf(["runtime", options.model]) / 1e6).toFixed(0);
@@ -65,13 +77,13 @@ Course.studio = (() => {
         onInput: () => this.changed(),
       });
       const id = `seed-${options.model}`;
-      const range = { min: 0, max: 4294967295, step: 1, value: 1 };
+      const range = { min: 1, max: LAST_SEED, step: 1, value: 1 };
       this.seed = ui.make("input", { type: "number", id, inputmode: "numeric", ...range });
       this.seed.addEventListener("change", () => this.changed());
       const name = ui.make("label", { for: id, text: "seed of the noise" });
       const seed = ui.make("div", { class: "figure-control demo-seed" }, name, this.seed);
       const other = ui.button({ label: "Other noise", onClick: () => {
-        this.seed.value = 1 + (this.seedValue() % 4294967295);
+        this.seed.value = 1 + (this.seedValue() % LAST_SEED);
         this.changed(true);
       } });
       this.classes = options.classes
@@ -90,7 +102,8 @@ Course.studio = (() => {
       const scale = this.guidance ? [this.classes, this.guidance] : [];
       this.form = ui.controls(...scale, this.sampler, this.steps, seed, this.count);
       const buttons = [this.go, other, this.stop, this.keep].map(({ element }) => element);
-      const actions = ui.make("div", { class: "demo-actions" }, ...buttons);
+      this.estimate = ui.make("span", { class: "demo-estimate", "data-readout": "estimate" });
+      const actions = ui.make("div", { class: "demo-actions" }, ...buttons, this.estimate);
 
       this.show = ui.choice({
         label: "show", options: [["x", "noisy xₜ"], ["x0", "guess x̂₀"]], value: "x", onInput: () => this.draw(),
@@ -122,9 +135,10 @@ Course.studio = (() => {
       if (!options.discrete) delete numbers.t;
       const readouts = Object.entries(numbers).map(([key, label]) => [key, ui.readout({ label, quiet: true })]);
       this.numbers = Object.fromEntries(readouts);
+      this.title = ui.make("div", { class: "demo-title", "data-readout": "lens" });
       this.lines = [0, 1].map((k) => ui.make("p", { class: "demo-formula", "data-readout": `formula ${k}` }));
       const why = ui.make("div", { class: "demo-why" },
-        ui.make("div", { class: "demo-title", text: "Why this step" }),
+        this.title,
         ui.make("div", { class: "demo-lenses" }, ...Object.values(this.lenses).map(({ figure }) => figure)),
         ui.readouts(...Object.values(this.numbers)), ...this.lines);
       const left = ui.make("div", { class: "demo-left" }, this.screen.element, this.which.element, this.show.element);
@@ -143,6 +157,7 @@ Course.studio = (() => {
       this.go.enable(!busy);
       this.keep.enable(this.moments.length > 0 && !busy);
       this.result.classList.toggle("demo-empty", !this.moments.length);
+      this.foretell();
       if (text && name !== "running") this.ui.say(text, "status");
     }
 
@@ -172,13 +187,23 @@ Course.studio = (() => {
         this.classes.set(chosen);
       }
       this.go.set("Generate");
+      if (!this.options.auto) this.each = await Course.runs.measure(this.about);
       this.state("ready", "The model is ready.");
       return true;
     }
 
+    /** Beside the button of a model that waits for it: how long a run would take, from what was measured here. */
+    foretell() {
+      const busy = ["loading", "running"].includes(this.root.dataset.state);
+      const known = this.about && this.each && !this.options.auto && !busy;
+      const how = known ? this.how() : null;
+      const asked = known ? Course.runs.evaluations(this.about, how).reduce((sum, n) => sum + n, 0) : 0;
+      this.estimate.textContent = known ? `takes ${roughly((asked * how.count * this.each) / 1000)} here` : "";
+    }
+
     seedValue() {
       const value = Math.floor(Number(this.seed.value));
-      const seed = Number.isFinite(value) ? Math.min(4294967295, Math.max(0, value)) : 1;
+      const seed = Number.isFinite(value) ? Math.min(LAST_SEED, Math.max(1, value)) : 1;
       this.seed.value = seed;
       return seed;
     }
@@ -197,6 +222,7 @@ Course.studio = (() => {
 
     /** A control has moved: small models answer at once, large ones wait for the button. */
     changed(now = false) {
+      this.foretell();
       if (!this.about || !(this.options.auto || now)) return;
       clearTimeout(this.timer);
       this.timer = setTimeout(() => this.generate(), now ? 0 : 250);
@@ -217,7 +243,10 @@ Course.studio = (() => {
       this.which.element.hidden = how.count === 1;
       this.moment.range(0, how.steps);
       this.progress.value = 0;
-      this.state("running", "Generating");
+      const costs = Course.runs.evaluations(this.about, how).map((n) => n * how.count);
+      const after = (k) => costs.slice(k).reduce((sum, n) => sum + n, 0);
+      const left = (seconds) => (seconds ? `, ${roughly(seconds)} left` : "");
+      this.state("running", `Generating${left((after(0) * this.each) / 1000)}`);
       const begin = performance.now();
       try {
         const run = await Course.runs.start(this.about, how, {
@@ -226,8 +255,10 @@ Course.studio = (() => {
             if (this.work !== work) return;
             this.moments.push(moment);
             this.pictures = moment.next;
-            this.progress.value = this.moments.length / how.steps;
-            this.status.textContent = `Step ${this.moments.length} of ${how.steps}`;
+            const [done, rest] = [this.moments.length, after(this.moments.length)];
+            const pace = (performance.now() - begin) / (after(0) - rest);
+            this.progress.value = 1 - rest / after(0);
+            this.status.textContent = `Step ${done} of ${how.steps}${left((rest * pace) / 1000)}`;
             this.result.classList.remove("demo-empty");
             this.moment.set(this.moments.length);
             this.draw();
@@ -238,11 +269,12 @@ Course.studio = (() => {
         this.root.dataset.seconds = seconds.toFixed(3);
         this.root.dataset.runs = ++this.runs;
         const each = run.milliseconds / run.evaluations;
+        this.each = (1000 * seconds) / run.evaluations;
         const on = this.provider === "webgpu" ? "on your graphics processor" : "on one core of your processor";
         this.work = null;
         const asked = run.evaluations / how.count;
         const parameters = this.about.parameters.toLocaleString("en");
-        this.state("done", `${asked} evaluations of ${parameters} parameters a picture, `
+        this.state("done", `${asked} evaluation${asked === 1 ? "" : "s"} of ${parameters} parameters a picture, `
           + `${each.toFixed(0)} ms each ${on}: ${seconds.toFixed(1)} s.`);
       } catch (error) {
         if (this.work !== work) return;
@@ -297,8 +329,21 @@ Course.studio = (() => {
         });
       });
       this.screen.describe(`${n === 1 ? "A picture" : `${n} pictures`} ${this.momentText(k)}`);
-      this.drawStrip(k);
-      this.drawLens(Math.min(k, this.moments.length - 1));
+      const lens = this.lensStep(k);
+      this.drawStrip(k, lens);
+      this.drawLens(lens);
+    }
+
+    /**
+     * The step under the lens. After the last one there is none: then, unless the run goes on, the one in the middle of
+     * the run whose noise is nearest to the picture in strength (not the last, which only ends it).
+     */
+    lensStep(k) {
+      const last = this.moments.length - 1;
+      if (k <= last || this.work) return Math.min(k, last);
+      const far = ({ level }) => Math.abs(Math.log(level.sigma / PICTURE_STRENGTH));
+      const inner = this.moments.slice(0, Math.max(1, last));
+      return inner.reduce((best, moment, i) => (far(moment) < far(inner[best]) ? i : best), 0);
     }
 
     /** Which steps the film shows. */
@@ -308,14 +353,15 @@ Course.studio = (() => {
       return Array.from({ length: n }, (_, i) => Math.round((total * i) / (n - 1)));
     }
 
-    drawStrip(k) {
+    drawStrip(k, lens) {
       const frames = this.frames();
       const rows = ["x", "x0"];
       const stills = frames.map((frame) => frame > this.moments.length ? null
         : rows.map((what) => this.stillOf(frame, this.chosen, what)));
       this.strip.redraw((context, width, height, colors) => {
         const size = stripSide(width);
-        const near = frames.reduce((best, frame, i) => Math.abs(frame - k) < Math.abs(frames[best] - k) ? i : best, 0);
+        const nearest = (step) =>
+          frames.reduce((best, frame, i) => (Math.abs(frame - step) < Math.abs(frames[best] - step) ? i : best), 0);
         stills.forEach((pair, i) => rows.forEach((_, row) => {
           const [x, y] = [i * (size + STRIP_GAP), row * (size + STRIP_GAP)];
           context.fillStyle = colors.raised;
@@ -323,8 +369,10 @@ Course.studio = (() => {
           else context.fillRect(x, y, size, size);
         }));
         context.lineWidth = 2;
-        context.strokeStyle = colors.orange;
-        context.strokeRect(near * (size + STRIP_GAP) + 1, 1, size - 2, 2 * size + STRIP_GAP - 2);
+        for (const [color, step] of [[colors.sky, lens], [colors.orange, k]]) {
+          context.strokeStyle = color;
+          context.strokeRect(nearest(step) * (size + STRIP_GAP) + 1, 1, size - 2, 2 * size + STRIP_GAP - 2);
+        }
       });
       const shown = this.momentText(k);
       this.strip.describe(`Film strip from noise to picture: noisy states above, guesses below; shown: ${shown}`);
@@ -337,6 +385,8 @@ Course.studio = (() => {
         canvas.redraw((context, width) => place(context, picture, 0, 0, width));
       }
       const { alphaBar, sigma } = moment.level;
+      const more = this.moment.value > k + 1 && !this.work ? "; drag “step” for the others" : "";
+      this.title.textContent = `Why this step: ${k + 1} of ${this.made.steps}${more}`;
       this.numbers.t?.set(moment.t);
       this.numbers.sigma.set(digits(sigma));
       this.numbers.alphaBar.set(digits(alphaBar));
@@ -399,7 +449,7 @@ Course.studio = (() => {
     model: "digits-ddpm",
     discrete: true,
     auto: true,
-    samplers: [["ddim", "DDIM, no new noise"], ["ddpm", "DDPM, new noise each step"]],
+    samplers: [["ddim", "DDIM (no new noise)"], ["ddpm", "DDPM (new noise)"]],
     steps: { min: 1, max: 100, value: 20 },
     counts: [1, 4, 16],
     count: 4,
@@ -413,7 +463,7 @@ Course.studio = (() => {
     invitation: "Load the model and generate",
     samplers: [
       ["dpmpp2m", "DPM-Solver++(2M)"],
-      ["heun", "Heun, two evaluations a step"],
+      ["heun", "Heun (asks twice a step)"],
       ["ipndm", "iPNDM"],
       ["euler", "Euler (DDIM)"],
     ],

@@ -18,18 +18,16 @@ globalThis.Course ??= {};
     return element;
   }
 
-  /** A labelled native range input. Returns { element, input, value, set(v), range(min, max), enable(yes) }. */
+  /**
+   * A labelled native range input. Returns { element, input, value, set(v), range(min, max), rename(label),
+   * enable(yes) }.
+   */
   function slider({ label, min, max, step = 1, value, format = String, onInput = () => {} }) {
     const id = `figure-control-${++counter}`;
     const input = make("input", { type: "range", id, min, max, step });
     const output = make("output", { for: id, "aria-live": "off" });
-    const element = make(
-      "div",
-      { class: "figure-control figure-slider" },
-      make("label", { for: id, text: label }),
-      output,
-      input,
-    );
+    const name = make("label", { for: id, text: label });
+    const element = make("div", { class: "figure-control figure-slider" }, name, output, input);
     const show = () => {
       const text = format(Number(input.value));
       output.textContent = text;
@@ -57,6 +55,9 @@ globalThis.Course ??= {};
         input.min = low;
         input.max = high;
         show();
+      },
+      rename(text) {
+        if (name.textContent !== text) name.textContent = text;
       },
       enable(yes) {
         input.disabled = !yes;

@@ -207,7 +207,7 @@ globalThis.Course ??= {};
         context.font = ui.font(12, 600);
         context.textAlign = "center";
         context.textBaseline = "bottom";
-        if (Math.abs(axes.x(state.t) - axes.x(state.other)) > 12 || text === "t") context.fillText(text, x, box.y - 8);
+        if (Math.abs(axes.x(state.t) - axes.x(state.other)) > 9 || text === "t") context.fillText(text, x, box.y - 8);
       }
       const barAxes = ui.axes(context, bars, {
         xlim: [-1, 1],
@@ -352,7 +352,7 @@ globalThis.Course ??= {};
       );
       const places = placesOf(0, state.d, state.layout);
       dials.describe(
-        `Clock hands of ${shown().length} pairs; the fastest stands at angle ` +
+        `Clock hands, pairs shown: ${shown().length}; the fastest stands at angle ` +
           `${fixed((omega[0] * state.t) % (2 * Math.PI))}, ` +
           `its sine is dimension ${places.sine} and its cosine dimension ${places.cosine}`,
       );

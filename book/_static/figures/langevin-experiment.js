@@ -8,6 +8,7 @@ globalThis.Course ??= {};
   const TRACERS = 2;
   const TRACE = 26; // states of the tracers that are kept
   const HISTORY = 240;
+  const ZOOMS = [1, 2, 5].flatMap((m) => [1, 10, 100, 1e3, 1e4, 1e5].map((p) => m * p)).sort((a, b) => a - b);
 
   /** The landscapes; `barrier` splits two wells, `start` is where all chains begin, `curvature` the steepest bottom. */
   const ENERGIES = {
@@ -76,13 +77,35 @@ globalThis.Course ??= {};
       return this.isGaussian ? Course.maths.langevin.ulaStabilityLimit(this.std) : 4 / this.shape.curvature;
     }
 
+    /** Whether all chains have run so far that they were stopped. */
+    get over() {
+      return this.chains.lost === CHAINS;
+    }
+
+    /** Whether the mean of x² needs a logarithmic axis. */
+    get explodes() {
+      return this.isGaussian && this.history.some(([, value]) => value > 50 * this.exact.gibbs.variance);
+    }
+
+    /** The part of the x-axis that is seen: the landscape's own; on a Gaussian a wider one if the crowd outgrows it. */
+    get xlim() {
+      return this.shape.xlim.map((v) => v * this.zoom);
+    }
+
+    /** The energies that are seen: those over `xlim`, as the parabola looks the same from any distance. */
+    get elim() {
+      return this.shape.elim.map((v) => v * this.zoom ** 2);
+    }
+
     /** Whether averages are long enough to be shown. */
     get settled() {
-      return this.chains.averaged >= 60 && this.chains.lost === 0;
+      return this.chains.averaged >= 60 && this.chains.lost === 0 && !this.unstable;
     }
 
     /** New chains, all at the landscape's start. */
     restart() {
+      this.zoom = 1;
+      this.outAfter = null; // steps until the first chain had to be stopped
       const rng = this.rng(this.seed);
       const start = Float64Array.from({ length: CHAINS }, () => this.shape.start + 0.05 * rng.normal());
       this.chains = new Course.maths.chains.Chains(start, this.#settings(), rng);
@@ -131,11 +154,24 @@ globalThis.Course ??= {};
       this.history = [[0, this.watched()]]; // [steps since the last change, spread or share left]
       this.stride = 1;
       this.trace = [this.#tracers()];
+      this.#look();
       this.exact.start = { mean, variance: spread - (mean - this.chains.centre) ** 2 };
     }
 
     #tracers() {
       return Array.from(this.chains.x.subarray(0, TRACERS));
+    }
+
+    /** Step back from a Gaussian until 19 of 20 chains are seen; come nearer again once nearly all of them fit. */
+    #look() {
+      if (!this.isGaussian) return;
+      const { xlim, elim } = this.shape;
+      const half = Math.min(xlim[1], this.std * Math.sqrt(2 * elim[1])); // inside the axes both ways
+      const seen = (zoom) => this.chains.x.reduce((count, v) => count + (Math.abs(v) <= zoom * half), 0) / CHAINS;
+      let at = ZOOMS.indexOf(this.zoom);
+      while (at < ZOOMS.length - 1 && seen(ZOOMS[at]) < 0.95) at++;
+      while (at > 0 && seen(ZOOMS[at - 1]) > 0.995) at--;
+      this.zoom = ZOOMS[at];
     }
 
     /** What the history is of: the share left of the barrier, or the mean square where there is none. */
@@ -151,10 +187,11 @@ globalThis.Course ??= {};
       return b ** (2 * k) * (variance + mean ** 2) + this.stepSize * this.temperature * sum;
     }
 
-    /** Some steps of all chains. */
+    /** Some steps of all chains; fewer if all of them have been stopped far out. */
     advance(steps) {
-      for (let k = 0; k < steps; k++) {
+      for (let k = 0; k < steps && !this.over; k++) {
         this.chains.step();
+        if (this.outAfter === null && this.chains.lost > 0) this.outAfter = this.chains.sinceChange;
         this.trace.push(this.#tracers());
         if (this.trace.length > TRACE) this.trace.shift();
         if (this.chains.sinceChange % this.stride === 0) this.history.push([this.chains.sinceChange, this.watched()]);
@@ -163,6 +200,7 @@ globalThis.Course ??= {};
           this.stride *= 2;
         }
       }
+      this.#look();
     }
 
     /** { variance, acceptance } measured so far, each { mean, error } or null; remembered in `found`. */
@@ -189,8 +227,11 @@ globalThis.Course ??= {};
       const b = Course.maths.langevin.contraction(this.std, this.stepSize);
       const [edge, factor] = [short(this.limit), `b = 1 − ε/(2σ²) = ${signed(b)}`];
       if (this.stepSize > this.limit) {
-        const end = "across the minimum and further out. The chains run away; there is no variance to settle at.";
-        return `ε is above 4σ² = ${edge}: each step multiplies x by ${factor}, ${end}`;
+        const end = this.over
+          ? `All ${CHAINS} chains ran past 10⁶, the first after ${this.outAfter} steps.`
+          : "There is no variance to settle at.";
+        const step = `each step multiplies x by ${factor}, across the minimum and further out.`;
+        return `ε is above 4σ² = ${edge}: ${step} ${end}`;
       }
       if (this.unstable)
         return "ε = 4σ² exactly: b = −1. Chains are mirrored at each step, and noise adds up without end.";
@@ -203,8 +244,10 @@ globalThis.Course ??= {};
     #onWells() {
       const [edge, bottom] = [short(this.limit), this.shape.bottom];
       if (this.chains.lost > 0) {
+        const { lost } = this.chains;
         const why = "far out the landscape is too steep for any fixed step.";
-        return `${this.chains.lost} of ${CHAINS} chains have run away: ${why} Take a smaller one, or the accept step.`;
+        const who = `${lost} of ${CHAINS} chains ${lost === 1 ? "has" : "have"} run away`;
+        return `${who}, the first after ${this.outAfter} steps: ${why} Take a smaller one, or the accept step.`;
       }
       if (this.stepSize < this.limit)
         return `Around the bottom of the ${bottom} steps are stable below 4/E″ ≈ ${edge}.`;

@@ -6,7 +6,7 @@ globalThis.Course ??= {};
 (() => {
   const STEP_SIZES = [
     0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 0.85, 1, 1.25, 1.5, 2, 2.5, 3, 3.5, 3.8, 4,
-    4.2, 4.5, 5, 6, 8,
+    4.2, 4.5, 5, 6, 8, 10,
   ];
   const TEMPERATURES = [0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2];
 
@@ -50,7 +50,7 @@ globalThis.Course ??= {};
     });
     const settings = [energy, stepSize, temperature, std];
     for (const { element } of settings) element.style.flexBasis = "10rem"; // four in a row
-    return { settings: ui.controls(...settings), adjusted };
+    return { settings: ui.controls(...settings), adjusted, stepSize };
   }
 
   const makeReadouts = (ui) => ({
@@ -75,7 +75,7 @@ globalThis.Course ??= {};
     readouts.variance.set(away ? "runs away" : settled);
     readouts.formula.set(unstable ? "none" : exact.formula.toFixed(3));
     readouts.wanted.set(exact.gibbs.variance.toFixed(3));
-    readouts.accepted.set(adjusted ? rate : "all");
+    readouts.accepted.set(adjusted ? rate : "no accept step");
     readouts.left.set(hasWells ? `${(100 * share).toFixed(1)} ± ${(100 * error).toFixed(1)} %` : "");
     readouts.leftExact.set(hasWells ? `${(100 * exact.left).toFixed(1)} %` : "");
     for (const name of ["left", "leftExact"]) readouts[name].element.hidden = !hasWells;
@@ -89,6 +89,10 @@ globalThis.Course ??= {};
     Object.assign(root.dataset, {
       step: chains.steps,
       lost: chains.lost,
+      zoom: experiment.zoom,
+      outAfter: experiment.outAfter ?? "",
+      spread: exact.left === null ? experiment.watched() : "",
+      spreadExact: exact.left === null && !experiment.adjusted ? experiment.predictedSpread(chains.sinceChange) : "",
       limit,
       unstable,
       formula: exact.formula,
@@ -106,7 +110,8 @@ globalThis.Course ??= {};
   /** Say in words what the pictures show. */
   function describe(pictures, experiment, spoken, explanation) {
     const { found, exact, chains, shape } = experiment;
-    const [results, watched] = [[...found], experiment.watched().toFixed(3)];
+    const number = experiment.watched();
+    const [results, watched] = [[...found], number < 1e4 ? number.toFixed(3) : number.toExponential(1)];
     const variances = results.map(([key, { mean }]) => `${key}: ${mean.toFixed(3)}`).join("; ");
     const rates = results.filter(([, { rate }]) => rate !== undefined);
     const wanted = `wanted ${exact.gibbs.variance.toFixed(3)}`;
@@ -146,7 +151,7 @@ globalThis.Course ??= {};
   }
 
   function mount(root, ui) {
-    const { Experiment, CHAINS } = Course.experiments.langevin;
+    const { Experiment } = Course.experiments.langevin;
     const still = ui.prefersReducedMotion();
     const experiment = new Experiment(ui.rng);
     const readouts = makeReadouts(ui);
@@ -157,6 +162,8 @@ globalThis.Course ??= {};
     /** Draw everything anew; in motion, numbers and small plots at every fourth frame only. */
     function refresh(atOnce) {
       pictures.main.redraw();
+      cross.set(`${experiment.unstable ? "Back to" : "Try"} ε = ${otherStep()}`);
+      cross.element.hidden = !experiment.isGaussian || experiment.adjusted;
       play.set(motion.running ? "Pause" : "Play");
       root.dataset.running = motion.running;
       if (!atOnce && frames++ % 4) return;
@@ -169,11 +176,14 @@ globalThis.Course ??= {};
       for (const name of ["bias", "accepted", "history"]) pictures[name].redraw();
     }
 
-    const { settings, adjusted } = makeControls(ui, experiment, (values) => {
+    function change(values) {
       experiment.change(values);
-      if (still) experiment.advance(Math.min(experiment.chains.burnIn + 300, 1500)); // the result at once
+      // Without motion, the result at once; of a flight, its beginning.
+      if (still) experiment.advance(experiment.unstable ? 40 : Math.min(experiment.chains.burnIn + 300, 1500));
       refresh(true);
-    });
+    }
+
+    const { settings, adjusted, stepSize } = makeControls(ui, experiment, change);
     const act = (label, onClick) =>
       ui.button({
         label,
@@ -182,21 +192,47 @@ globalThis.Course ??= {};
           refresh(true);
         },
       });
-    const play = act("Play", () => (motion.running ? motion.stop() : motion.start()));
+    const restart = () => {
+      experiment.seed += 1;
+      experiment.restart();
+    };
+    /** Where no chain is left that could move, the next step is the first of new chains. */
+    const go = (steps) => {
+      if (experiment.over) restart();
+      experiment.advance(steps);
+    };
+    const play = act("Play", () => {
+      if (motion.running) return motion.stop();
+      go(0);
+      motion.start();
+    });
     play.element.hidden = still;
     const one = act("One step", () => {
       motion.stop();
-      experiment.advance(1);
+      go(1);
     });
-    const many = act("500 steps", () => experiment.advance(500));
-    const again = act("Start again", () => {
-      experiment.seed += 1;
-      experiment.restart();
+    const many = act("500 steps", () => go(500));
+    const again = act("Start again", restart);
+    // Just past the limit chains leave slowly enough to be watched; from there, back to a step that is safe.
+    const otherStep = () => {
+      const { unstable, limit } = experiment;
+      return unstable ? STEP_SIZES.findLast((v) => v <= limit / 4) : STEP_SIZES.find((v) => v > limit);
+    };
+    const cross = ui.button({
+      label: "Try",
+      onClick: () => {
+        const value = otherStep();
+        stepSize.set(STEP_SIZES.indexOf(value));
+        change({ stepSize: value });
+        motion.start();
+        refresh(true);
+      },
     });
 
     // About a second to forget the start; never so fast that single long steps cannot be seen.
     const scale = () => (experiment.isGaussian ? 2 * experiment.std ** 2 : 6);
-    const stepsPerSecond = () => Math.min(500, Math.max(6, scale() / experiment.stepSize));
+    const slowest = () => (experiment.unstable ? 8 : 6);
+    const stepsPerSecond = () => Math.min(500, Math.max(slowest(), scale() / experiment.stepSize));
     let owed = 0;
     const motion = ui.animate((seconds) => {
       owed += seconds * stepsPerSecond();
@@ -204,7 +240,7 @@ globalThis.Course ??= {};
       owed -= steps;
       if (!steps) return true;
       experiment.advance(steps);
-      if (experiment.chains.lost === CHAINS) motion.stop();
+      if (experiment.over) motion.stop();
       refresh(!motion.running);
       return motion.running;
     });
@@ -213,13 +249,13 @@ globalThis.Course ??= {};
     const left = ui.make("div", {}, pictures.main.element, buttons);
     const right = ui.make("div", {}, pictures.bias.element, pictures.accepted.element, pictures.history.element);
     const columns = ui.columns(left, right);
-    const what = ui.make("div", {}, adjusted.element, note);
+    const what = ui.make("div", {}, adjusted.element, note, cross.element);
     columns.style.setProperty("--columns", "3fr 2fr");
     for (const column of [left, right]) Object.assign(column.style, { display: "grid", gap: "0.75rem" });
     for (const row of [buttons, what]) {
       Object.assign(row.style, { display: "flex", flexWrap: "wrap", gap: "0.25rem 0.75rem", alignItems: "center" });
     }
-    Object.assign(note.style, { flex: "1 1 22rem", minHeight: "2.8em", display: "flex", alignItems: "center" });
+    Object.assign(note.style, { flex: "1 1 20rem", minHeight: "4.2em", display: "flex", alignItems: "center" });
     Course.plots.emphasise(play.element);
     root.append(settings, what, ui.readouts(...Object.values(readouts)), columns);
     experiment.advance(120);

@@ -21,6 +21,8 @@ globalThis.Course ??= {};
     annealed: { text: "Langevin, annealed", short: "annealed", color: "orange", marker: "cross" },
     langevin: { text: "Langevin, one level", short: "Langevin", color: "grey", marker: "plus" },
   };
+  /** How the last run is drawn that ended at a noise level. */
+  const NOISY = { short: "… with noise", color: "grey", marker: "ring" };
 
   /** The time t of the linear schedule as a continuous clock: t = −1 is clean, log SNR is linear between steps. */
   class Clock {
@@ -94,7 +96,7 @@ globalThis.Course ??= {};
       this.cells = new Course.maths.histograms.Cells(EXTENT, CELLS);
       this.#forget();
       this.#restart();
-      this.move(19);
+      this.move(this.film.last); // a finished run
     }
 
     get mixture() {
@@ -179,9 +181,17 @@ globalThis.Course ??= {};
       return this.truths.get(alphaBar);
     }
 
-    /** The numbers of the stop that was reached last; a finished run on clean data is remembered. */
+    /** A finished run; of those that end at a noise level, which only plain Langevin dynamics does, the last one. */
+    #remember(alphaBar, calls, outOfPlace) {
+      const name = alphaBar === 1 ? this.kind : "noisy";
+      if (name === "noisy") this.finished.set(name, new Map());
+      if (!this.finished.has(name)) this.finished.set(name, new Map());
+      this.finished.get(name).set(calls, outOfPlace);
+    }
+
+    /** The numbers of the stop that was reached last; a finished run is remembered. */
     compare() {
-      const { stop, film, kind } = this;
+      const { stop, film } = this;
       if (this.compared?.stop === stop) return this.compared;
       const { totalVariation, density } = Course.maths.histograms;
       const [alphaBar, x] = [film.stops[stop], film.state(stop)];
@@ -190,14 +200,11 @@ globalThis.Course ??= {};
       const heights = density(x, -EXTENT, EXTENT, 2 * CELLS, { stride: 2 });
       const modes = exact.noised.modeShares(x);
       this.compared = { stop, alphaBar, exact, outOfPlace, heights, modes, calls: film.calls(stop) };
-      if (stop === film.last && alphaBar === 1) {
-        if (!this.finished.has(kind)) this.finished.set(kind, new Map());
-        this.finished.get(kind).set(this.compared.calls, outOfPlace);
-      }
+      if (stop === film.last) this.#remember(alphaBar, this.compared.calls, outOfPlace);
       return this.compared;
     }
   }
 
   Course.experiments ??= {};
-  Course.experiments.samplers = { Show, DENSITIES, SAMPLERS, EXTENT };
+  Course.experiments.samplers = { Show, DENSITIES, SAMPLERS, NOISY, EXTENT };
 })();

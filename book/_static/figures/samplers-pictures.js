@@ -194,17 +194,17 @@ globalThis.Course ??= {};
     context.fillStyle = context.strokeStyle = color;
     context.lineWidth = 2;
     context.beginPath();
-    if (shape === "circle") context.arc(x, y, radius, 0, 2 * Math.PI);
+    if (shape === "circle" || shape === "ring") context.arc(x, y, radius, 0, 2 * Math.PI);
     else for (const [dx, dy] of SHAPES[shape]) context.lineTo(x + radius * dx, y + radius * dy);
     context.closePath();
-    if (shape === "cross" || shape === "plus") context.stroke();
+    if (["cross", "plus", "ring"].includes(shape)) context.stroke();
     else context.fill();
   }
 
   /** Out of place against network calls: a dot for each run that has been finished. */
   function drawFinished(context, width, height, colors, show) {
     const { line, panel, PERCENT_TICKS: yticks } = Course.plots;
-    const { SAMPLERS } = Course.experiments.samplers;
+    const { SAMPLERS, NOISY } = Course.experiments.samplers;
     const limits = { xlim: [0.85, 500], ylim: [0, 1], log: "x", xticks: [1, 10, 100], yticks };
     const labels = { ylabel: "out of place, each finished run", xlabel: "network calls" };
     const { x, y, box } = panel(context, width, height, { ...limits, ...labels });
@@ -218,18 +218,22 @@ globalThis.Course ??= {};
     ]);
     context.setLineDash([]);
     context.font = Course.figures.font(12);
+    context.textBaseline = "bottom";
+    context.fillStyle = colors.blue;
+    context.fillText("exact draws", box.x + 6, floor - 3);
     context.textBaseline = "middle";
     context.textAlign = "center";
     context.fillStyle = colors.muted;
     if (!show.finished.size) context.fillText("press Play to add the first dot", (box.x + right) / 2, y(0.5));
+    const wide = show.finished.has("noisy") ? 84 : 66;
     [...show.finished].forEach(([kind, runs], row) => {
-      const { color, marker, short } = SAMPLERS[kind];
+      const { color, marker, short } = SAMPLERS[kind] ?? NOISY;
       const top = box.y + 8 + 14 * row;
       for (const [calls, share] of runs) drawMarker(context, marker, x(calls), y(share), 4, colors[color]);
-      drawMarker(context, marker, right - 66, top, 3.5, colors[color]);
+      drawMarker(context, marker, right - wide, top, 3.5, colors[color]);
       context.fillStyle = colors.text;
       context.textAlign = "left";
-      context.fillText(short, right - 56, top);
+      context.fillText(short, right - wide + 10, top);
     });
   }
 

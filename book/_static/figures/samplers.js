@@ -66,8 +66,10 @@ globalThis.Course ??= {};
     const { stop, alphaBar, exact, outOfPlace, modes } = show.compare();
     const shares = modes.map(({ label, share, exact }) => `${label} ${percent(share)} (exact ${percent(exact)})`);
     const runs = [...show.finished].map(([kind, found]) => {
-      const results = [...found].map(([calls, share]) => `${calls} calls ${percent(share)}`);
-      return `${SAMPLERS[kind].short}: ${results.join(", ")}`;
+      const results = [...found]
+        .sort(([a], [b]) => a - b)
+        .map(([calls, share]) => `${calls} ${calls === 1 ? "call" : "calls"} ${percent(share)}`);
+      return `${SAMPLERS[kind]?.short ?? "Langevin at a noise level"}: ${results.join(", ")}`;
     });
     pictures.plane.describe(
       `${show.particles} particles of ${SAMPLERS[show.kind].text} after step ${stop} of ${show.film.last}, on the ` +
@@ -83,9 +85,9 @@ globalThis.Course ??= {};
     const { drawPlane, drawMarginal, drawShares, drawFinished } = Course.pictures.samplers;
     const pictures = {
       plane: ui.canvas({ width: 500, height: (w) => w + 24, label: "Particles on the density" }),
-      marginal: ui.canvas({ width: 340, height: 165, label: "Histogram of the first coordinate" }),
-      shares: ui.canvas({ width: 340, height: 165, label: "Share of each mode" }),
-      finished: ui.canvas({ width: 340, height: 185, label: "Finished runs" }),
+      marginal: ui.canvas({ width: 340, height: 185, label: "Histogram of the first coordinate" }),
+      shares: ui.canvas({ width: 340, height: 185, label: "Share of each mode" }),
+      finished: ui.canvas({ width: 340, height: 220, label: "Finished runs" }),
     };
     pictures.plane.redraw((...drawing) => drawPlane(...drawing, show, shown));
     pictures.marginal.redraw((...drawing) => drawMarginal(...drawing, show));
@@ -116,6 +118,7 @@ globalThis.Course ??= {};
       position.range(0, show.film.last);
       position.set(show.stop);
       level.set(Math.round(show.t));
+      level.rename(show.isPlain ? "Noise level of the chain" : "Noise level of the arrows");
       play.set(playLabel());
       root.dataset.running = motion.running;
     }
@@ -189,11 +192,11 @@ globalThis.Course ??= {};
     const options = ui.make("div", {}, option("Score arrows", "arrows").element, option("Trails", "trails").element);
     const numbers = ui.readouts(...Object.values(readouts));
     const { plane, marginal, shares, finished } = pictures;
-    const left = ui.make("div", {}, plane.element, buttons, position.element, numbers);
-    const right = ui.make("div", {}, marginal.element, shares.element, finished.element, level.element, options);
+    const left = ui.make("div", {}, plane.element, buttons, position.element, level.element, options);
+    const right = ui.make("div", {}, numbers, marginal.element, shares.element, finished.element);
     const columns = ui.columns(left, right);
     columns.style.setProperty("--columns", "3fr 2fr");
-    numbers.style.gridTemplateColumns = "repeat(auto-fit, minmax(4.9rem, 1fr))"; // four in a row
+    numbers.style.gridTemplateColumns = "repeat(2, 1fr)";
     for (const column of [left, right]) Object.assign(column.style, { display: "grid", gap: "0.75rem" });
     for (const row of [buttons, options]) {
       Object.assign(row.style, { display: "flex", flexWrap: "wrap", gap: "0.25rem 0.75rem", alignItems: "center" });

@@ -11,7 +11,14 @@ globalThis.Course ??= {};
     ["cosine", "cosine", "vermilion"],
     ["karras", "EDM (Karras)", "green"],
   ];
-  const SNR_LIMITS = [1e-5, 1e6];
+  const SNR_LIMITS = [1e-9, 1e6];
+  // Below an SNR of 1/d a white picture of d numbers can hardly be told from a black one: for these, d is drawn.
+  const SIZES = [
+    [SIDE * SIDE, `1/d, ${SIDE} × ${SIDE}`],
+    [3 * 128 * 128, "1/d, 3 × 128 × 128"],
+  ];
+
+  const colorOf = (schedule) => SCHEDULES.find(([name]) => name === schedule)[2];
 
   /** Numbers from 10⁻⁹ to 10⁶, at a glance. */
   function short(value) {
@@ -20,6 +27,9 @@ globalThis.Course ??= {};
     const digits = String(power).replace(/[-\d]/g, (sign) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(sign)]);
     return `${(value / 10 ** power).toFixed(1)} · 10${digits}`;
   }
+
+  /** 24800 → 24 800. */
+  const grouped = (value) => value.toLocaleString("en").replace(/,/g, "\u202f");
 
   /** A 16 × 16 picture, black at −reach and white at reach, on a small canvas to be drawn enlarged. */
   function picture(values, reach) {
@@ -87,9 +97,10 @@ globalThis.Course ??= {};
       sigma: ui.readout({ label: "σ_t" }),
       signal: ui.readout({ label: "√ᾱ_t" }),
       noise: ui.readout({ label: "√(1 − ᾱ_t)" }),
+      end: ui.readout({ label: "ends in noise if\u00a0d\u00a0<", quiet: true }),
     };
     const noisy = ui.canvas({ width: 260, height: 260, label: "the digit with noise" });
-    const plots = ui.canvas({ width: 640, height: (w) => (w < 420 ? 330 : 310), label: "the schedules" });
+    const plots = ui.canvas({ width: 640, height: (w) => (w < 420 ? 350 : 330), label: "the schedules" });
     const strips = ui.canvas({ width: 860, height: (w) => stripLayout(w).height, label: "the digit over time" });
 
     function load() {
@@ -134,7 +145,7 @@ globalThis.Course ??= {};
           xlabel,
           log,
           xticks: [0, 250, 500, 750, 999],
-          yticks: log ? [1e-4, 1e-2, [1, "1"], 1e2, 1e4, 1e6] : [0, 0.5, 1],
+          yticks: log ? [1e-8, 1e-4, [1, "1"], 1e4] : [0, 0.5, 1],
         });
         plots.axes = { ...axes, box };
         context.save();
@@ -152,15 +163,10 @@ globalThis.Course ??= {};
           context.stroke();
         }
         context.restore();
-        if (log && width > 420) {
-          context.font = ui.font(11);
-          context.fillStyle = colors.muted;
-          context.textBaseline = "bottom";
-          context.fillText("below 1: mostly noise", box.x + 6, box.y + box.height - 5);
-        }
+        if (log) drawSizes(context, box, axes, colors);
         const x = axes.x(state.t);
-        context.strokeStyle = colors.text;
-        context.lineWidth = 1;
+        context.strokeStyle = colors[colorOf(state.schedule)];
+        context.lineWidth = 1.5;
         context.beginPath();
         context.moveTo(x, box.y);
         context.lineTo(x, box.y + box.height);
@@ -177,6 +183,25 @@ globalThis.Course ??= {};
           context.fill();
           context.stroke();
         }
+      }
+    }
+
+    /** The lines below which a picture of some size is gone. */
+    function drawSizes(context, box, axes, colors) {
+      context.strokeStyle = context.fillStyle = colors.muted;
+      context.font = ui.font(11);
+      context.textAlign = "left";
+      context.textBaseline = "top";
+      context.lineWidth = 1;
+      for (const [d, text] of SIZES) {
+        const y = Math.round(axes.y(1 / d)) + 0.5;
+        context.setLineDash([4, 3]);
+        context.beginPath();
+        context.moveTo(box.x, y);
+        context.lineTo(box.x + box.width, y);
+        context.stroke();
+        context.setLineDash([]);
+        context.fillText(text, box.x + 6, y + 2);
       }
     }
 
@@ -238,6 +263,11 @@ globalThis.Course ??= {};
       readouts.sigma.set(short(sigmaFromAlphaBar(share)));
       readouts.signal.set(short(Math.sqrt(share)));
       readouts.noise.set(short(Math.sqrt(1 - share)));
+      const hides = 1 / snr(curves[state.schedule].at(-1));
+      readouts.end.set(hides < 1e6 ? grouped(Number(hides.toPrecision(3))) : short(hides));
+      const color = colorOf(state.schedule);
+      if (color === "blue") time.element.style.removeProperty("--figure-blue");
+      else time.element.style.setProperty("--figure-blue", `var(--figure-${color})`);
       Object.assign(root.dataset, {
         t: state.t,
         schedule: state.schedule,
@@ -246,6 +276,7 @@ globalThis.Course ??= {};
         alphaBar: share,
         snr: snr(share),
         sigma: sigmaFromAlphaBar(share),
+        hides,
       });
       noisy.describe(
         `The digit ${state.digit} with noise at step ${state.t} of the ${state.schedule} schedule: ` +
@@ -276,13 +307,10 @@ globalThis.Course ??= {};
       setTime(((x - label - side / 2) / ((count - 1) * (side + gap))) * (STEPS - 1));
     });
 
-    const scene = ui.make(
-      "div",
-      { class: "schedules-scene" },
-      noisy.element,
-      plots.element,
-      ui.readouts(...Object.values(readouts)),
-    );
+    const numbers = ui.readouts(...Object.values(readouts));
+    // All numbers on one line, however long their labels are.
+    Object.assign(numbers.style, { alignItems: "end", columnGap: "0.75rem" });
+    const scene = ui.make("div", { class: "schedules-scene" }, noisy.element, plots.element, numbers);
     root.append(ui.controls(choose, digit, fresh, time), scene, strips.element);
     load();
   }

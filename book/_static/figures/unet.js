@@ -72,6 +72,7 @@ globalThis.Course ??= {};
     final_conv: "Back to colours: the noise that was guessed, one number for every number of the input.",
   };
 
+  const ARROW = "\u2009→\u2009"; // between thin spaces
   const shapeText = (shape) => shape.join("×");
 
   /** 1234567 → 1.23 M. */
@@ -241,7 +242,8 @@ globalThis.Course ??= {};
       parameters: ui.readout({ label: "parameters" }),
       multiplications: ui.readout({ label: "multiplications a picture" }),
       largest: ui.readout({ label: "numbers in the largest map" }),
-      halvings: ui.readout({ label: "H, three times through stride 2 (Q4)" }),
+      sides: ui.readout({ label: "H in this net: two halvings" }),
+      halvings: ui.readout({ label: "H in the net of Q4: three halvings" }),
     };
     const drawing = ui.svg({ viewBox: `0 0 ${2 * COLUMN + GAP + 4} ${TOP + 10 * ROW - 4}`, label: "the U-Net" });
     const trouble = ui.make("p", { class: "unet-trouble", role: "status" });
@@ -442,7 +444,8 @@ globalThis.Course ??= {};
       readouts.parameters.set(traced.complete ? grouped(traced.parameters) : "–");
       readouts.multiplications.set(traced.complete ? compact(traced.multiplications) : "–");
       readouts.largest.set(grouped(largest));
-      readouts.halvings.set(halvings(state.height, 3).join(" → "));
+      readouts.sides.set(halvings(state.height, 2).join(ARROW));
+      readouts.halvings.set(halvings(state.height, 3).join(ARROW));
       const stage = traced.stages[index()];
       Object.assign(root.dataset, {
         height: state.height,
@@ -486,6 +489,8 @@ globalThis.Course ??= {};
       step.element,
       ui.make("div", { class: "unet-buttons" }, back.element, next.element, play.element),
     );
+    const numbers = ui.readouts(...Object.values(readouts));
+    numbers.style.gridTemplateColumns = "repeat(auto-fit, minmax(11rem, 1fr))"; // room for four sizes in a row
     const columns = ui.columns(
       ui.make("div", {}, drawing.svg, legend),
       ui.make("div", { class: "unet-side" }, walk, details, shade.element),
@@ -496,7 +501,7 @@ globalThis.Course ??= {};
       ui.controls(base, picture, emb),
       trouble,
       columns,
-      ui.readouts(...Object.values(readouts)),
+      numbers,
     );
     update();
   }
