@@ -934,6 +934,9 @@ def test_without_npm_the_pages_show_films(browser: Any, tmp_path: Path, no_npm: 
             assert "recorded with PyTorch" in visit.stage(figure).inner_text()
         if page == "demo_cifar10":
             visit.stage("cifar10-studio").get_by_label("moment").fill("3")
+            visit.stage("cifar10-studio").get_by_role("button", name="Play").click()
+            visit.page.wait_for_function("document.querySelector('.figure-stage input').value === '11'")
+            visit.stage("cifar10-studio").get_by_role("button", name="Play").wait_for()
         assert findings(visit.page) == []
         assert visit.outside == []
         assert visit.complaints == []
