@@ -189,7 +189,7 @@ def test_dots_want_the_same_rows_in_every_panel(extension: Callable[[str], Modul
 
 def test_run_times_without_a_measurement_are_the_readers(extension: Callable[[str], ModuleType], project: Path) -> None:
     table = extension("run_times").table(project)
-    assert "| [5. Fifth](../notebooks/05_fifth.ipynb) | 80 min | 50 min |" in table
+    assert "| [5. Fifth](../notebooks/05_fifth.ipynb) | 80\xa0min | 50\xa0min |" in table
     assert "run time" not in table
 
 
@@ -209,7 +209,7 @@ def test_run_times_say_what_was_measured_of_which_code(
     }
     (project / "helpers" / "results" / "run_times.json").write_text(json.dumps(content), "utf-8")
     table = run_times.table(project)
-    assert f"| 80 min | 50 min | 61 s{mark} | 9 | 4.2 s (no. 3) | `a ¦ b` |" in table
+    assert f"| 80\xa0min | 50\xa0min | 61\xa0s{mark} | 4.2\xa0s | `a ¦ b` |" in table
     assert "torch 2.0." in table
     assert ("An asterisk" in table) == bool(mark)
 

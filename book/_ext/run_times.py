@@ -40,11 +40,11 @@ def _lesson(path: Path) -> tuple[str, list[str], str]:
     title = re.search(r"^# (.+)$", texts[0], re.MULTILINE)[1]
     minutes = reader_time("\n".join(texts))
     code = "\0".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    return title, [f"{n} min" for n in minutes] if minutes else ["–", "–"], hashlib.sha256(code.encode()).hexdigest()
+    return title, [f"{n}\N{NO-BREAK SPACE}min" for n in minutes] if minutes else ["–", "–"], hashlib.sha256(code.encode()).hexdigest()
 
 
 def _time(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds:.1f}\N{NO-BREAK SPACE}s" if seconds < 10 else f"{seconds:.0f}\N{NO-BREAK SPACE}s"
 
 
 def _machine(result: Mapping[str, Any]) -> str:
@@ -70,8 +70,8 @@ def table(root: Path = ROOT) -> str:
             older |= path.stem in rows and rows[path.stem]["code"] != code
         body.append(line)
     head = ["lesson", "reading and trying", "exercises"]
-    head += ["run time", "code cells", "longest cell", "its first line"] if rows else []
-    lines = [head, [":--", "--:", "--:", *(["--:", "--:", "--:", ":--"] if rows else [])], *body]
+    head += ["run time", "longest cell", "its first line"] if rows else []
+    lines = [head, [":--", "--:", "--:", *(["--:", "--:", ":--"] if rows else [])], *body]
     parts = ["\n".join("| " + " | ".join(line) + " |" for line in lines)]
     if rows:
         total = sum(row["seconds"] for row in rows.values())
@@ -87,12 +87,11 @@ def table(root: Path = ROOT) -> str:
 
 def _measured(row: Mapping[str, Any] | None, code: str) -> Sequence[str]:
     if row is None:
-        return ["–", "–", "–", "–"]
+        return ["–", "–", "–"]
     longest, mark = row["longest"], "" if row["code"] == code else r" \*"
     words = longest["line"].replace("|", "¦").replace("`", "'")
-    words = words if len(words) <= 60 else words[:57] + "…"
-    cell = f"{_time(longest['seconds'])} (no. {longest['number']})"
-    return [_time(row["seconds"]) + mark, str(row["cells"]), cell, f"`{words}`"]
+    words = words if len(words) <= 28 else words[:27].rstrip() + "…"
+    return [_time(row["seconds"]) + mark, _time(longest["seconds"]), f"`{words}`"]
 
 
 def _fill_page(app: Sphinx, docname: str, source: list[str]) -> None:
