@@ -40,7 +40,8 @@ def _lesson(path: Path) -> tuple[str, list[str], str]:
     title = re.search(r"^# (.+)$", texts[0], re.MULTILINE)[1]
     minutes = reader_time("\n".join(texts))
     code = "\0".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    return title, [f"{n}\N{NO-BREAK SPACE}min" for n in minutes] if minutes else ["–", "–"], hashlib.sha256(code.encode()).hexdigest()
+    reader = [f"{n}\N{NO-BREAK SPACE}min" for n in minutes] if minutes else ["–", "–"]
+    return title, reader, hashlib.sha256(code.encode()).hexdigest()
 
 
 def _time(seconds: float) -> str:
