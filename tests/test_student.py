@@ -74,6 +74,12 @@ def test_links_work(edition: Path) -> None:
     assert looked_at > 50
 
 
+def test_the_front_page_leads_to_every_lesson(edition: Path) -> None:
+    page = (edition / "README.md").read_text("utf-8")
+    assert re.findall(r"\(notebooks/(\w+)\.ipynb\)", page) == list(LESSONS)
+    assert "(book/how_to_run.md)" in page
+
+
 def test_what_it_writes_is_always_the_same(edition: Path, tmp_path: Path) -> None:
     again = teaching.student_edition(FOUND, tmp_path / "again")
     assert sorted(path.relative_to(tmp_path / "again") for path in again) == sorted(

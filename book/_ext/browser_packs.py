@@ -200,7 +200,7 @@ def facts(name: str, model: Any, card: Mapping[str, Any]) -> dict[str, Any]:
     """All that a page needs to sample a model, from its card and the library: nothing is typed into the pages."""
     import torch
 
-    from helpers import data, export, generation, schedules, zoo
+    from helpers import export, generation, schedules, zoo
 
     graph = export.graph_of(model, card)
     found: dict[str, Any] = {
@@ -219,8 +219,6 @@ def facts(name: str, model: Any, card: Mapping[str, Any]) -> dict[str, Any]:
         grid = inspect.signature(schedules.karras_sigmas).parameters
         found["sigmas"] = {key: grid[key].default for key in ("sigma_min", "sigma_max", "rho")}
         found["guidance_interval"] = generation.GUIDANCE_INTERVAL
-        if found["classes"] == len(data.CIFAR10.classes):
-            found["class_names"] = data.CIFAR10.classes
     elif graph.kind == "energy":
         found["scale"] = _energy_scale(model, card)
     return found

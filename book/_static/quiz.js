@@ -147,7 +147,8 @@ globalThis.Course ??= {};
       for (const question of questions) {
         question.toggleAttribute("data-known", Boolean(known[question.id.slice(5)]?.right));
       }
-      score.textContent = `${right.size} of ${questions.length} right`;
+      const before = questions.filter((one) => "known" in one.dataset && !right.has(one.id)).length;
+      score.textContent = `${right.size} of ${questions.length} right${before ? `, ${before} more before` : ""}`;
     };
     const clears = questions.map((question) => enhance(question, (isRight) => {
       if (isRight) right.add(question.id);

@@ -24,6 +24,7 @@ _LINKS = re.compile(
 )
 _ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]*:|//|#", re.IGNORECASE)
 _PAGES = (".md", ".ipynb")
+_HOW_TO_RUN = "book/how_to_run.md"
 
 
 def without_solutions(notebook: dict[str, Any], *, hints: bool = True, outputs: bool = True) -> dict[str, Any]:
@@ -72,6 +73,13 @@ def _linked(start: list[Path], root: Path) -> list[Path]:
     return sorted(found)
 
 
+def _front_page(lessons: dict[str, Lesson], root: Path) -> str:
+    """Where to begin: how to install the course, if that page exists, and the lessons in order."""
+    how = f" [How to run the lessons]({_HOW_TO_RUN}) says what they need." if (root / _HOW_TO_RUN).exists() else ""
+    listed = [f"- [{lessons[name].title}](notebooks/{lessons[name].path.name})" for name in sorted(lessons)]
+    return "\n".join(["# The lessons, without their solutions", "", f"Begin with the first.{how}", "", *listed, ""])
+
+
 def student_edition(
     lessons: dict[str, Lesson], out: str | Path, *, hints: bool = True, outputs: bool = True
 ) -> list[Path]:
@@ -94,7 +102,10 @@ def student_edition(
         raise ValueError(f"expected --out to be a new or empty folder, got {out}")
     start = [lesson.path.resolve() for lesson in lessons.values()]
     root = start[0].parent.parent
-    written = []
+    written = [out / "README.md"]
+    out.mkdir(parents=True, exist_ok=True)
+    written[0].write_text(_front_page(lessons, root), "utf-8")
+    start += [page for page in (root / _HOW_TO_RUN,) if page.exists()]
     for path in _linked(start, root):
         target = out / path.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -87,7 +87,7 @@ Course.studio = (() => {
         this.changed(true);
       } });
       this.classes = options.classes
-        ? ui.select({ label: "class", options: [["turn", "all in turn"]], onInput: () => this.changed() }) : null;
+        ? ui.select({ label: "class", options: this.menu(), onInput: () => this.changed() }) : null;
       this.guidance = options.classes ? ui.slider({
         label: "guidance w", min: 0, max: 4, step: 0.25, value: 1,
         format: (w) => ({ 0: "0 (no class)", 1: "1 (none)" })[w] ?? String(w),
@@ -179,17 +179,16 @@ Course.studio = (() => {
         this.state("error", `The model could not be started: ${error.message}. Any recent browser should do.`);
         return false;
       }
-      if (this.classes) {
-        const names = this.about.class_names ?? Array.from({ length: this.about.classes }, (_, k) => `class ${k}`);
-        const chosen = this.classes.value;
-        const choices = [...names.map((name, k) => [k, name]), [this.about.classes, "no class"]];
-        this.classes.input.append(...choices.map(([value, text]) => new Option(text, value)));
-        this.classes.set(chosen);
-      }
       this.go.set("Generate");
       if (!this.options.auto) this.each = await Course.runs.measure(this.about);
       this.state("ready", "The model is ready.");
       return true;
+    }
+
+    /** Choices of the class: each, all of them in turn, or none. */
+    menu() {
+      const { classes } = this.options;
+      return [["turn", "all in turn"], ...classes.map((name, k) => [k, name]), [classes.length, "no class"]];
     }
 
     /** Beside the button of a model that waits for it: how long a run would take, from what was measured here. */
@@ -274,7 +273,8 @@ Course.studio = (() => {
         this.work = null;
         const asked = run.evaluations / how.count;
         const parameters = this.about.parameters.toLocaleString("en");
-        this.state("done", `${asked} evaluation${asked === 1 ? "" : "s"} of ${parameters} parameters a picture, `
+        const twice = asked > this.moments.length ? " (some steps ask twice)" : "";
+        this.state("done", `${asked} evaluation${asked === 1 ? "" : "s"}${twice} of ${parameters} parameters a picture, `
           + `${each.toFixed(0)} ms each ${on}: ${seconds.toFixed(1)} s.`);
       } catch (error) {
         if (this.work !== work) return;
@@ -458,7 +458,9 @@ Course.studio = (() => {
   register("cifar10-studio", {
     title: "Colour pictures out of noise",
     model: "cifar10-edm",
-    classes: true,
+    classes: [
+      "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+    ],
     gpu: true,
     invitation: "Load the model and generate",
     samplers: [

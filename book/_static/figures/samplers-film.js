@@ -122,7 +122,7 @@ globalThis.Course ??= {};
     }
 
     /**
-     * Other settings: a new film with the same noise, at the same place.
+     * Other settings: a new film with the same noise, at the same place; at its end for another sampler or density.
      * @param {object} settings Some of density, kind, n, particles, seed.
      */
     change(settings) {
@@ -131,7 +131,8 @@ globalThis.Course ??= {};
       if ("density" in settings || "particles" in settings) this.#forget();
       if (settings.kind === "langevin") this.t = -1;
       this.#restart();
-      this.move(atEnd ? this.film.last : Math.floor(share * this.film.last));
+      const other = "kind" in settings || "density" in settings;
+      this.move(atEnd || other ? this.film.last : Math.floor(share * this.film.last));
     }
 
     /** Go to a position in the film; the noise level follows. */
