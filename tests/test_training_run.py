@@ -275,8 +275,12 @@ def test_without_a_folder_ctrl_c_does_what_it_always_does() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("not reached")
 
-    with pytest.raises(KeyboardInterrupt):
-        train(network(), loss, IMAGES, config(), callback=stop, progress=False)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(network(), loss, IMAGES, config(), callback=stop, progress=False)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_in_another_thread_signals_are_left_alone(tmp_path: Path) -> None:
