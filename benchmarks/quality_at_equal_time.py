@@ -75,13 +75,16 @@ VARIANTS: dict[str, Variant] = {
     "simple-unet-fast": Variant("SimpleUNet, fast path", "cifar10-ddpm"),
     "fast-unet": Variant("fast U-Net", "cifar10-edm", DECAY, 18),
     "simple-unet-decay": Variant("SimpleUNet, fast path, rate decays to 0", "cifar10-ddpm", {"decay": "cosine"}),
+    "energy-unet": Variant("energy of the fast U-Net, score matching", "cifar10-energy", DECAY, 18),
+    "energy-cnn": Variant("small convolutional energy, contrastive divergence", "cifar10-ebm", {}, 200),
     "fast-unet-narrow": Variant("fast U-Net, 64 channels at 16²", "cifar10-edm", DECAY, 18, {"channels": [64, 256]}),
     "fast-unet-small": Variant("fast U-Net, 64 and 192 channels", "cifar10-edm", DECAY, 18, {"channels": [64, 192]}),
     "fast-unet-batch-64": Variant("fast U-Net, batches of 64", "cifar10-edm", {**DECAY, "batch_size": 64}, 18),
     "fast-unet-rate-2e-3": Variant("fast U-Net, rate 2e-3", "cifar10-edm", {**DECAY, "learning_rate": 2e-3}, 18),
 }
 """The assignment's network keeps the constant rate that it is read with; ``simple-unet-decay`` shows what a decay does
-for it. The last four are the candidates beside which the fast U-Net was chosen. Neither is run unless asked for."""
+for it. The two energies start from nothing here, as everything else does. The last four are the candidates beside which
+the fast U-Net was chosen. None of these is run unless asked for."""
 
 DEFAULT_VARIANTS = ("simple-unet-fp32", "simple-unet-fast", "fast-unet")
 

@@ -246,6 +246,25 @@ def _scale(n: int, spaces: Sequence[str], references: Path) -> list[list[str]]:
     ]
 
 
+# --- contrastive divergence
+
+
+def contrastive(result: Result | None) -> str:
+    """A row for each variant's settings."""
+    if result is None:
+        return MISSING
+    settings = result["settings"]
+    body = [
+        [row["title"], f"{row['buffer']:.0f}", f"{row['fresh']:.0f}", f"{row['cpu_seconds']:.0f}"]
+        for row in result["rows"].values()
+    ]
+    return (
+        f"{_machine(result)}\n{settings['steps']:,} updates of each variant, from weights that had seen "
+        f"{settings['images_seen']:,} images; FD-EffNetLite0 of {settings['n']:,} images.\n\n"
+        + _table(["settings", "chains of the buffer", "new chains", "seconds"], body)
+    )
+
+
 # --- the page
 
 
@@ -269,6 +288,10 @@ def render(results: Path = RESULTS, references: Path = REFERENCES) -> str:
             quality(load("quality_at_equal_time"), references),
             "## Candidates for the fast U-Net",
             quality(load("candidates"), references),
+            "## Two ways to train an energy",
+            quality(load("energies_at_equal_time"), references),
+            "## Settings of contrastive divergence",
+            contrastive(load("contrastive_settings")),
         ]
     )
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from helpers import data, evaluation, recipes
 from helpers.diffusion import EDMPrecond
 
-SCRIPTS = ("common", "training_throughput", "sampling", "quality_at_equal_time", "table")
+SCRIPTS = ("common", "training_throughput", "sampling", "quality_at_equal_time", "contrastive_settings", "table")
 
 
 def scripts() -> Iterator[ModuleType]:
@@ -32,7 +32,7 @@ def scripts() -> Iterator[ModuleType]:
         sys.path.remove(str(ROOT / "benchmarks"))
 
 
-common, throughput, sampling, quality, table = scripts()
+common, throughput, sampling, quality, contrastive, table = scripts()
 
 
 def needs(contender: Any) -> None:
@@ -382,6 +382,54 @@ def test_what_is_missing_is_said_before_training(tmp_path: Path, capsys: pytest.
     assert compare(tmp_path, "--features", "unknown") == 2
     assert "expected features out of" in capsys.readouterr().err
     assert not (tmp_path / "quality_at_equal_time.json").exists()
+
+
+# --- settings of contrastive divergence
+
+
+@pytest.fixture
+def energy_weights(small_recipes: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Weights of the energy after one update; distances in the features of the small classifier."""
+    monkeypatch.setattr(contrastive, "SPACE", "cifarnet")
+    monkeypatch.setitem(contrastive.energies.SAMPLING, "steps", 2)
+    return recipes.run(
+        "cifar10-ebm", tmp_path / "start", changes={"n_steps": 1, "batch_size": 4, "warmup_steps": 0}, progress=False
+    )
+
+
+def test_settings_reach_the_chains(energy_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand chains are a thousand; chains without noise all walk the same way from the same start."""
+    monkeypatch.setattr(contrastive.energies, "SAMPLER", replace(contrastive.energies.SAMPLER, n_steps=1))
+    images = data.cifar10().train
+    variant = replace(contrastive.VARIANTS["small-buffer"], restart=0.0)
+    _, cold, losses = contrastive.train(replace(variant, temperature=0.0), energy_weights, images, 1)
+    _, warm, _ = contrastive.train(replace(variant, temperature=1e-2), energy_weights, images, 1)
+    assert len(cold) == len(warm) == 1_000
+    assert len(losses) == 1
+    moved = (cold - warm).flatten(1).abs().amax(1) > 0
+    assert int(moved.sum()) == recipes.RECIPES["cifar10-ebm"].config.batch_size
+
+
+def test_settings_are_compared_once_each(
+    energy_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "settings.json"
+    command = ["--start", str(energy_weights), "--steps", "1", "--n", "8", "--out", str(out), "--variants"]
+    assert contrastive.main([*command, "recipe"]) == 0
+    trained = contrastive.train
+    monkeypatch.setattr(
+        contrastive, "train", lambda variant, *rest: trained(variant, *rest) if variant.learning_rate < 1e-3 else 1 / 0
+    )
+    assert contrastive.main([*command, "recipe", "published"]) == 0  # trains the second only
+    result = json.loads(out.read_text())
+    assert list(result["rows"]) == ["recipe", "published"]
+    assert all(row["fresh"] > 0 for row in result["rows"].values())
+    text = table.contrastive(result)
+    assert f"| {contrastive.VARIANTS['published'].title} |" in text
+    assert contrastive.main(["--start", str(energy_weights), "--steps", "2", "--n", "8", "--out", str(out)]) == 2
+    assert "holds results with" in capsys.readouterr().err
+    assert contrastive.main(["--start", str(tmp_path / "none.safetensors")]) == 2
+    assert "no model card" in capsys.readouterr().err
 
 
 # --- tables

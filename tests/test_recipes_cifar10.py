@@ -228,6 +228,9 @@ def test_chains_go_on_where_they_were_and_their_energies_are_logged(tmp_path: Pa
     model, _ = zoo.load_file(parts)
     energies = model(data.from_uint8(data.cifar10().test)).double()
     torch.testing.assert_close(quantiles[[0, -1]], torch.stack([energies.min(), energies.max()]), rtol=1e-2, atol=1e-5)
+    first = model(data.from_uint8(data.cifar10().train[: len(energies)])).double()
+    seen = torch.tensor(card["energy_quantiles_train"], dtype=torch.float64)
+    torch.testing.assert_close(seen[[0, -1]], torch.stack([first.min(), first.max()]), rtol=1e-2, atol=1e-5)
 
 
 def test_a_small_energy_takes_pictures_of_its_own_size_only(tmp_path: Path, pictures: Path) -> None:

@@ -35,7 +35,7 @@ FIELDS = {
     "versions",
     "sha256",
 }
-MORE_FIELDS = {"went_on_from", "sampling", "energy_quantiles", "classes"}  # where they apply
+MORE_FIELDS = {"went_on_from", "sampling", "energy_quantiles", "energy_quantiles_train", "classes"}  # where they apply
 each_model = pytest.mark.parametrize("name", zoo.available())
 
 
