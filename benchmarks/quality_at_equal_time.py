@@ -76,7 +76,7 @@ VARIANTS: dict[str, Variant] = {
     "fast-unet": Variant("fast U-Net", "cifar10-edm", DECAY, 18),
     "simple-unet-decay": Variant("SimpleUNet, fast path, rate decays to 0", "cifar10-ddpm", {"decay": "cosine"}),
     "energy-unet": Variant("energy of the fast U-Net, score matching", "cifar10-energy", DECAY, 18),
-    "energy-cnn": Variant("small convolutional energy, contrastive divergence", "cifar10-ebm", {}, 200),
+    "energy-cnn": Variant("small convolutional energy, contrastive divergence", "cifar10-ebm", {}, 400),
     "fast-unet-narrow": Variant("fast U-Net, 64 channels at 16²", "cifar10-edm", DECAY, 18, {"channels": [64, 256]}),
     "fast-unet-small": Variant("fast U-Net, 64 and 192 channels", "cifar10-edm", DECAY, 18, {"channels": [64, 192]}),
     "fast-unet-batch-64": Variant("fast U-Net, batches of 64", "cifar10-edm", {**DECAY, "batch_size": 64}, 18),

@@ -217,7 +217,7 @@ def draw(
             states, levels = _continuous(_guided(model, card, guidance), noise[part], steps, given, solver, progress)
         else:
             states, levels = _discrete(model, zoo.schedule_of(card), noise[part], steps, progress)
-        parts.append(states if return_states else states[-1:])
+        parts.append(states if return_states else states[-1:].clone())  # a view would keep all the others
     states = torch.cat(parts, dim=1)
     images = states[-1].clamp(-1, 1)
     return Drawn(images, states, levels) if return_states else Drawn(images)
@@ -239,9 +239,9 @@ def _langevin(
             grad_clip=how.grad_clip,
             clamp=None if how.clamp is None else (-how.clamp, how.clamp),
             generator=generator,
-            return_trajectory=True,
+            return_trajectory=states,
         )
-        parts.append(run if states else run[-1:])
+        parts.append(run if states else run[None])
     found = torch.cat(parts, dim=1)
     return Drawn(found[-1].clamp(-1, 1), found if states else None)
 

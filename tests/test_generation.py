@@ -173,3 +173,24 @@ def test_annealed_langevin_of_a_gaussian_has_the_variance_that_algebra_gives() -
 def test_too_few_steps_of_annealed_langevin_are_refused(edm: EDMPrecond) -> None:
     with pytest.raises(ValueError, match="at least 5 steps of annealed Langevin dynamics, got 4"):
         generation.draw(edm, EDM_CARD, 1, steps=4, solver=generation.ANNEALED)
+
+
+@pytest.mark.parametrize("solver", ["euler", "annealed-langevin", "langevin"])
+def test_states_that_nobody_wants_are_not_kept(solver: str, edm: EDMPrecond, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A view of the last state would keep all of a batch's states in memory until the last batch is done."""
+    held: list[int] = []
+    cat = torch.cat
+
+    def spy(parts: Any, dim: int = 0) -> Tensor:
+        if parts[0].ndim == 5:  # states, one after the other
+            held.extend(part.untyped_storage().nbytes() // part.element_size() for part in parts)
+        return cat(parts, dim)
+
+    monkeypatch.setattr(torch, "cat", spy)
+    if solver == "langevin":
+        model, card = zoo.load("cifar10-ebm"), zoo.card("cifar10-ebm")
+        generation.draw(model, card, 6, steps=3, batch_size=2)
+    else:
+        card = EDM_CARD
+        generation.draw(edm, card, 6, steps=5, solver=solver, batch_size=2)
+    assert held == [2 * math.prod(card["shape"])] * 3

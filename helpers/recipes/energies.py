@@ -32,7 +32,7 @@ ENERGY_LEVEL = 0.25
 """The noise level at which ``cifar10-energy`` compares pictures."""
 
 SAMPLING = {
-    "steps": 200,
+    "steps": 400,
     "step_size": SAMPLER.step_size,
     "temperature": SAMPLER.temperature,
     "clamp": 1.0,
