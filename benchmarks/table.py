@@ -205,7 +205,7 @@ def quality(result: Result | None, references: Path = REFERENCES) -> str:
     clock = {"wall": "on the clock", "cpu": "of processor time a thread"}[settings["clock"]]
     seeds = len({row["seed"] for row in measured})
     head = ["variant", "steps", "images seen", "minutes", *(label for _, label in spaces), "class accuracy"]
-    body = [_variant(entry, [name for name, _ in spaces]) for entry in result["variants"].values()]
+    body = [_variant(entry, [name for name, _ in spaces], settings["clock"]) for entry in result["variants"].values()]
     body += _scale(settings["n"], [name for name, _ in spaces], references)
     return "\n\n".join(
         [
@@ -223,13 +223,20 @@ def _range(values: Sequence[float], digits: int) -> str:
     return mean if len(values) == 1 else f"{mean} ({min(values):.{digits}f}–{max(values):.{digits}f})"
 
 
-def _variant(entry: Result, spaces: Sequence[str]) -> list[str]:
+def _variant(entry: Result, spaces: Sequence[str], clock: str) -> list[str]:
     trained, rows = entry.get("training"), entry["evaluations"]
-    seen = [f"{trained['images_seen']:,}", f"{trained['minutes']:.1f}"] if trained else ["–", "–"]
+    seen = (
+        [f"{trained['images_seen']:,}", f"{_minutes(trained, entry['n_steps'], clock):.1f}"] if trained else ["–", "–"]
+    )
     steps = f"{entry['n_steps']:,}" if "n_steps" in entry else "–"
     distances = [_range([r["frechet_distance"] for r in rows if r["features"] == name], 1) for name in spaces]
     accuracy = {row["seed"]: row["class_accuracy"] for row in rows if "class_accuracy" in row}
     return [entry["title"], steps, *seen, *distances, _range(list(accuracy.values()), 3)]
+
+
+def _minutes(trained: Result, n_steps: int, clock: str) -> float:
+    """On the clock of the comparison; on the wall where processor time is known of the last session only."""
+    return trained["cpu_minutes"] if clock == "cpu" and trained["session_steps"] == n_steps else trained["minutes"]
 
 
 def _scale(n: int, spaces: Sequence[str], references: Path) -> list[list[str]]:

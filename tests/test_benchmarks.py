@@ -309,6 +309,12 @@ def test_the_same_command_goes_on(tiny: list[str], tmp_path: Path) -> None:
     assert tiny == ["draw cifar10-edm 1"]
     text = table.quality(json.loads((tmp_path / "quality_at_equal_time.json").read_text()))
     assert "| fast U-Net | 30 | 128 | 1.0 | 100.0 (100.0–100.0) | 0.500 (0.500–0.500) |" in text
+    result = json.loads((tmp_path / "quality_at_equal_time.json").read_text())
+    result["settings"]["clock"] = "cpu"
+    result["variants"]["fast-unet"]["training"]["cpu_minutes"] = 2.5
+    assert "| fast U-Net | 30 | 128 | 2.5 |" in table.quality(result)
+    result["variants"]["fast-unet"]["training"]["session_steps"] = 29  # of a training that was interrupted
+    assert "| fast U-Net | 30 | 128 | 1.0 |" in table.quality(result)
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -540,3 +542,18 @@ def test_the_convolutional_energy_is_cheap() -> None:
 def test_mistakes_with_energy_networks_are_named(make: Callable, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_autocast_does_not_keep_every_state_of_a_chain() -> None:
+    """It caches its bfloat16 copies of leaves that require gradients until it ends: gigabytes, in a long chain."""
+    network, seen = nn.Linear(4, 1).requires_grad_(False), []
+
+    def energy(x: Tensor) -> Tensor:
+        seen.append(weakref.ref(x))
+        return network(x).squeeze(1).float()
+
+    with torch.autocast("cpu", torch.bfloat16):
+        for _ in range(3):
+            score(energy, torch.randn(2, 4))
+        gc.collect()
+        assert [state() for state in seen] == [None] * 3

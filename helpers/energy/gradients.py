@@ -49,7 +49,9 @@ def differentiable(x: Tensor) -> Tensor:
         raise ValueError(f"expected x of shape (B, ...), got {tuple(x.shape)}")
     if torch.is_inference_mode_enabled() or x.is_inference():
         raise RuntimeError("an energy's score is a gradient: use torch.no_grad() instead of torch.inference_mode()")
-    return x.detach().requires_grad_()
+    leaf = x.detach().requires_grad_()
+    with torch.enable_grad():  # a view: autocast keeps its copies of leaves until it ends, with their graphs
+        return leaf.view_as(leaf)
 
 
 def energy_and_gradient(

@@ -23,8 +23,7 @@ CAPACITY, RESTART, L2, DATA_NOISE = 10_000, 0.2, 0.01, 0.03
 SAMPLER = ebm.LangevinSampler(n_steps=20, step_size=2.0, temperature=1.25e-5, grad_clip=None, clamp=(-1.0, 1.0))
 """The step of Grathwohl et al. (2020, arXiv:1912.03263, appendix), α = 1, with half their noise; far below T = 1.
 
-That noise, restarts of every fifth chain and a tenfold learning rate were chosen by how near new chains come to the
-data: ``benchmarks/contrastive_settings.py``.
+What that noise, the restarts and the learning rate do to new chains: ``benchmarks/contrastive_settings.py``.
 """
 
 
