@@ -208,6 +208,7 @@ def test_the_loss_is_the_weighted_error_of_the_denoiser_and_the_plain_error_of_t
 
 def test_the_gradient_of_the_loss_is_its_derivative() -> None:
     layer = nn.Linear(3, 3).double()
+    layer.load_state_dict({name: _randn(*p.shape, seed=5) for name, p in layer.named_parameters()})
     denoiser, x_0 = EDMPrecond(Answer(lambda u, t: (layer(u) + t[:, None]).tanh())), _randn(8, 3)
     direction = {name: _randn(*p.shape, seed=6) for name, p in layer.named_parameters()}
     start = {name: p.detach().clone() for name, p in layer.named_parameters()}
@@ -216,10 +217,11 @@ def test_the_gradient_of_the_loss_is_its_derivative() -> None:
         layer.load_state_dict({name: start[name] + h * direction[name] for name in start})
         return edm_loss(denoiser, x_0, torch.Generator().manual_seed(1))
 
-    slopes = torch.autograd.grad(at(0.0), list(layer.parameters()))
+    value, h = at(0.0), 1e-5
+    slopes = torch.autograd.grad(value, list(layer.parameters()))
     slope = sum((g * direction[name]).sum() for g, name in zip(slopes, start, strict=True))
-    h = 1e-5
-    torch.testing.assert_close(slope, (at(h) - at(-h)).detach() / (2 * h), rtol=1e-8, atol=1e-9)
+    rounding = 100 * torch.finfo(torch.float64).eps * float(value.detach()) / h
+    torch.testing.assert_close(slope, (at(h) - at(-h)).detach() / (2 * h), rtol=1e-8, atol=rounding)
 
 
 def test_float32_is_enough_for_the_smallest_noise() -> None:
