@@ -74,6 +74,9 @@ VARIANTS: dict[str, Variant] = {
     "simple-unet-fp32": Variant("SimpleUNet, float32 as written", "cifar10-ddpm", AS_WRITTEN),
     "simple-unet-fast": Variant("SimpleUNet, fast path", "cifar10-ddpm"),
     "fast-unet": Variant("fast U-Net", "cifar10-edm", DECAY, 18),
+    "fast-unet-adamw": Variant(
+        "fast U-Net, AdamW at 1e-3", "cifar10-edm", {**DECAY, "optimizer": "adamw", "learning_rate": 1e-3}, 18
+    ),
     "simple-unet-decay": Variant("SimpleUNet, fast path, rate decays to 0", "cifar10-ddpm", {"decay": "cosine"}),
     "energy-unet": Variant("energy of the fast U-Net, score matching", "cifar10-energy", DECAY, 18),
     "energy-cnn": Variant("small convolutional energy, contrastive divergence", "cifar10-ebm", {}, 400),
@@ -83,7 +86,7 @@ VARIANTS: dict[str, Variant] = {
     "fast-unet-rate-2e-3": Variant("fast U-Net, rate 2e-3", "cifar10-edm", {**DECAY, "learning_rate": 2e-3}, 18),
 }
 """The assignment's network keeps the constant rate that it is read with; ``simple-unet-decay`` shows what a decay does
-for it. The two energies start from nothing here, as everything else does. The last four are the candidates beside which
+for it, and ``fast-unet-adamw`` what the optimiser does for the other. The two energies start from nothing here, as everything else does. The last four are the candidates beside which
 the fast U-Net was chosen. None of these is run unless asked for."""
 
 DEFAULT_VARIANTS = ("simple-unet-fp32", "simple-unet-fast", "fast-unet")

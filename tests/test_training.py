@@ -78,6 +78,7 @@ def flat(model: nn.Module) -> Tensor:
         ({"decay_steps": 4, "decay": "cosine", "warmup_steps": 2}, "decay_steps up to .* = 3, got 4"),
         ({"decay_steps": 2}, "decay 'cosine' with decay_steps = 2, got 'constant'"),
         ({"precision": "float16"}, "precision"),
+        ({"optimizer": "sgd"}, "optimizer 'adamw' or 'muon', got 'sgd'"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_refused_by_name(changes: dict[str, object], named: str) -> None:

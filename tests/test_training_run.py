@@ -100,12 +100,19 @@ CONFIGS = {
     "all at once": {
         "n_parts": 2, "ema_every": 2, "precision": "bfloat16", "channels_last": True, "fused": True, "decay": "cosine",
     },
+    "muon": {"optimizer": "muon"},
+    "muon and all at once": {
+        "optimizer": "muon", "n_parts": 2, "precision": "bfloat16", "channels_last": True, "fused": True,
+    },
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_an_interrupted_training_is_bit_for_bit_the_uninterrupted_one(tmp_path: Path, name: str) -> None:
+def test_an_interrupted_training_is_bit_for_bit_the_uninterrupted_one(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Weights, average, moments, losses, log, random states and the place inside the epoch of 3¼ batches."""
+    monkeypatch.setattr(training.optimizers, "SMALLEST", 2)  # Muon is for this small network's convolutions too
     whole = session(tmp_path / "whole", **CONFIGS[name])
     # Without a folder there is no trace of a checkpoint either: saving changes nothing.
     alone = train(network(), loss, IMAGES, config(**CONFIGS[name]), progress=False)

@@ -16,13 +16,13 @@ class TrainingConfig:
     Attributes:
         n_steps: Updates of the weights.
         batch_size: Images an update.
-        learning_rate: Peak rate of AdamW.
+        learning_rate: Peak rate.
         warmup_steps: Steps over which the rate rises linearly from 0.
         decay: What the rate does afterwards: ``"constant"``, or ``"cosine"`` down to 0 at the end.
         decay_steps: Length of the cosine decay: the rate is constant until so many steps before the end; None for all
             steps after the warm-up.
         betas: AdamW's (β₁, β₂).
-        weight_decay: AdamW's decoupled weight decay.
+        weight_decay: Decoupled weight decay.
         grad_clip: Largest norm of the gradient, or None.
         ema_half_life: Half-life of the average in images, or None for no average.
         ema_rampup: The half-life is at most this share of the images seen so far.
@@ -36,6 +36,7 @@ class TrainingConfig:
         channels_last: Whether to keep images and the weights of convolutions in memory channel by channel of a pixel,
             which is the fast layout for them.
         fused: Whether to update all weights in one pass of a fused AdamW.
+        optimizer: ``"adamw"``, or ``"muon"``: that for the matrices inside the network, AdamW for all other weights.
 
     Raises:
         ValueError: For a value that makes no sense (which one, and what was expected).
@@ -58,6 +59,7 @@ class TrainingConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = False
     fused: bool = False
+    optimizer: Literal["adamw", "muon"] = "adamw"
 
     def __post_init__(self) -> None:
         for name in ("n_steps", "batch_size", "warmup_steps", "ema_every", "n_parts", "decay_steps"):
@@ -76,7 +78,12 @@ class TrainingConfig:
             raise ValueError(f"expected betas in [0, 1), got {self.betas}")
         if self.warmup_steps > self.n_steps:
             raise ValueError(f"expected warmup_steps from 0 to n_steps = {self.n_steps}, got {self.warmup_steps}")
-        for name, allowed in (("decay", ("constant", "cosine")), ("precision", ("float32", "bfloat16"))):
+        choices = {
+            "optimizer": ("adamw", "muon"),
+            "decay": ("constant", "cosine"),
+            "precision": ("float32", "bfloat16"),
+        }
+        for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"expected {name} {allowed[0]!r} or {allowed[1]!r}, got {getattr(self, name)!r}")
         if self.decay_steps is not None:

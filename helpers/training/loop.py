@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from .config import TrainingConfig
 from .ema import EMA
+from .optimizers import optimizer_of
 from .processes import SingleProcess, from_main, gather_objects, reduce
 from .run import Run, StopRequest
 
@@ -27,6 +28,9 @@ A loss that remembers something from one step to the next, such as the chains of
 ``state_dict()`` and ``load_state_dict(state)`` for tensors by name, and goes into checkpoints with all the rest. One
 that has ``report()``, a dictionary of numbers, adds them to each line of the log.
 """
+
+
+OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
 
 
 class TrainingDiverged(RuntimeError):
@@ -146,13 +150,7 @@ class _Trainer:
         if self.ema and start:
             self.ema.model.load_state_dict(start.ema.state_dict())
             self.ema.images_seen = start.images_seen
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(),
-            lr=config.learning_rate,
-            betas=config.betas,
-            weight_decay=config.weight_decay,
-            **({"fused": True} if config.fused else {}),
-        )
+        self.optimizer = optimizer_of(model, config)
         own = range(engine.process_index, config.n_parts, engine.num_processes)
         self.streams = {part: Stream(config.seed + 1_000_003 * part) for part in own}
         # One part alone shares its stream with the order of the batches; several need an order that all of them know.
@@ -254,9 +252,10 @@ class _Trainer:
         except RuntimeError as error:
             raise ValueError(f"{run.checkpoint} is of another network: {error}") from error
         for name, parameter in self.result.model.named_parameters():
-            kept = {key: tensors.get(f"optimizer.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
-            if kept["step"] is not None:  # a parameter without a gradient has no state
-                self.optimizer.state[parameter] = {key: self._placed(key, kept[key], parameter) for key in kept}
+            kept = {key: tensors.get(f"optimizer.{key}.{name}") for key in OPTIMIZER_STATE}
+            kept = {key: self._placed(key, value, parameter) for key, value in kept.items() if value is not None}
+            if kept:  # a parameter without a gradient has no state
+                self.optimizer.state[parameter] = kept
         for part, stream in self.streams.items():
             stream.restore(tensors[f"stream.{part}"])
         self.order.generator.set_state(tensors["order.generator"])
@@ -268,9 +267,11 @@ class _Trainer:
         self.first_step = self.step
 
     def _placed(self, key: str, value: Tensor, parameter: Tensor) -> Tensor:
-        """A piece of the optimiser's state where AdamW expects it, in the memory layout of its parameter."""
+        """A piece of the optimiser's state where it is expected, in the memory layout of its parameter."""
         if key == "step":
             return value.to(parameter.device) if self.config.fused else value
+        if key == "momentum_buffer":
+            return value.to(parameter.device)
         return torch.empty_like(parameter, requires_grad=False).copy_(value)
 
     def _check_fits(self, run: Run, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
