@@ -26,9 +26,8 @@ import torch
 from common import RESULTS, machine, positive, read_json, write_json
 from torch import Tensor, nn
 
-from helpers import data, ebm, evaluation, generation, langevin, recipes, training, zoo
+from helpers import data, evaluation, generation, recipes, training, zoo
 from helpers.recipes import energies
-from helpers.recipes._pictures import Examples, warm_start
 
 __all__ = ["VARIANTS", "Variant", "fresh_chains", "main", "train"]
 
@@ -80,23 +79,12 @@ def train(variant: Variant, start: Path, images: Tensor, n_steps: int) -> tuple[
         learning_rate=variant.learning_rate,
         warmup_steps=min(100, n_steps // 4),
     )
-    shape = tuple(images.shape[1:])
-    first = torch.Generator().manual_seed(config.seed)
-    buffer = langevin.ReplayBuffer(variant.capacity, shape, variant.restart, generator=first)
-    chains = ebm.PersistentChains(buffer, replace(energies.SAMPLER, temperature=variant.temperature))
-    divergence = ebm.ContrastiveDivergence(chains, l2=energies.L2, data_noise=energies.DATA_NOISE)
-    examples = Examples(images, None, 0, "", images)
+    examples = recipes.Examples(images, None, 0, "", images)
+    loss = energies.contrastive_loss(examples, config.seed, variant.capacity, variant.restart, variant.temperature)
     model = zoo.build(recipes.RECIPES[RECIPE].architecture)
-    average, _ = warm_start(model, recipes.Job(Path(), start=start))
-    result = training.train(
-        model,
-        energies.ContrastiveOnPictures(examples, divergence),
-        torch.arange(len(images)),
-        config,
-        start=average,
-        progress=False,
-    )
-    return result.ema, buffer.chains, result.losses
+    average, _ = recipes.warm_start(model, recipes.Job(Path(), start=start))
+    result = training.train(model, loss, torch.arange(len(images)), config, start=average, progress=False)
+    return result.ema, loss.chains, result.losses
 
 
 def fresh_chains(energy: nn.Module, n: int, variant: Variant) -> Tensor:

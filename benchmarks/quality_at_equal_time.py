@@ -86,8 +86,8 @@ VARIANTS: dict[str, Variant] = {
     "fast-unet-rate-2e-3": Variant("fast U-Net, rate 2e-3", "cifar10-edm", {**DECAY, "learning_rate": 2e-3}, 18),
 }
 """The assignment's network keeps the constant rate that it is read with; ``simple-unet-decay`` shows what a decay does
-for it, and ``fast-unet-adamw`` what the optimiser does for the other. The two energies start from nothing here, as everything else does. The last four are the candidates beside which
-the fast U-Net was chosen. None of these is run unless asked for."""
+for it, and ``fast-unet-adamw`` what the optimiser does for the other. The two energies start from nothing here, as
+everything else does. The last four are candidates beside the fast U-Net. None of these is run unless asked for."""
 
 DEFAULT_VARIANTS = ("simple-unet-fp32", "simple-unet-fast", "fast-unet")
 

@@ -173,5 +173,5 @@ def test_a_network_without_hidden_matrices_is_refused() -> None:
 
 def test_a_torch_without_muon_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.optim, "Muon", raising=False)
-    with pytest.raises(ValueError, match=f"torch 2.9 or later .*, got {re.escape(torch.__version__)}"):
+    with pytest.raises(ValueError, match=f"torch 2.9 or later .*, got {re.escape(torch.__version__)}: update it"):
         optimizer_of(network(), config())

@@ -18,10 +18,11 @@ import torch
 
 from .. import __version__, training, zoo
 from . import cifar10, digits, energies
+from ._pictures import Examples, warm_start
 from ._recipe import Job, Outcome, Recipe
 from .digits import digit_distance
 
-__all__ = ["RECIPES", "Job", "Outcome", "Recipe", "changed", "digit_distance", "run"]
+__all__ = ["RECIPES", "Examples", "Job", "Outcome", "Recipe", "changed", "digit_distance", "run", "warm_start"]
 
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*digits.RECIPES, *cifar10.RECIPES, *energies.RECIPES)}
 """Every recipe by its name."""

@@ -7,6 +7,7 @@ is a small convolutional network, trained by persistent contrastive divergence w
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from ..training import TrainingConfig
 from ._pictures import DENOISER, LIMITS, LONG, Examples, device_of, examples_of, train_denoiser, train_on
 from ._recipe import Job, Outcome, Recipe
 
-__all__ = ["RECIPES", "ContrastiveOnPictures"]
+__all__ = ["RECIPES", "ContrastiveOnPictures", "contrastive_loss"]
 
 CAPACITY, RESTART, L2, DATA_NOISE = 10_000, 0.2, 0.01, 0.03
 SAMPLER = ebm.LangevinSampler(n_steps=20, step_size=2.0, temperature=1.25e-5, grad_clip=None, clamp=(-1.0, 1.0))
@@ -98,16 +99,37 @@ class ContrastiveOnPictures:
         """Go on with them."""
         self.loss.load_state_dict(state)
 
+    @property
+    def chains(self) -> Tensor:
+        """The chains as they are, (capacity, C, H, W) in [−1, 1]."""
+        return self.loss.negatives.buffer.chains
+
+
+def contrastive_loss(
+    examples: Examples, seed: int, capacity: int = CAPACITY, restart: float = RESTART, temperature: float | None = None
+) -> ContrastiveOnPictures:
+    """The loss of ``cifar10-ebm``, with chains that begin as noise.
+
+    Args:
+        examples: The pictures.
+        seed: Of the first chains.
+        capacity: How many chains there are.
+        restart: Share of chains that start anew when they are drawn.
+        temperature: Of the chains; the recipe's if not given.
+    """
+    sampler = SAMPLER if temperature is None else replace(SAMPLER, temperature=temperature)
+    first = torch.Generator().manual_seed(seed)
+    buffer = langevin.ReplayBuffer(capacity, tuple(examples.images.shape[1:]), restart, generator=first)
+    divergence = ebm.ContrastiveDivergence(ebm.PersistentChains(buffer, sampler), l2=L2, data_noise=DATA_NOISE)
+    return ContrastiveOnPictures(examples, divergence)
+
 
 def _train_ebm(recipe: Recipe, model: nn.Module, job: Job) -> Outcome:
     examples = examples_of(job, model.shape[0])
     if tuple(examples.images.shape[1:]) != model.shape:
         raise ValueError(f"expected pictures of shape {model.shape}, got {tuple(examples.images.shape[1:])}")
-    first = torch.Generator().manual_seed(recipe.config.seed)
-    buffer = langevin.ReplayBuffer(CAPACITY, model.shape, RESTART, generator=first)
-    chains = ebm.PersistentChains(buffer, SAMPLER)
-    loss = ContrastiveOnPictures(examples, ebm.ContrastiveDivergence(chains, l2=L2, data_noise=DATA_NOISE))
-    outcome = train_on(recipe, model, job, examples, loss, lambda energy, noise: buffer.chains[: len(noise)])
+    loss = contrastive_loss(examples, recipe.config.seed)
+    outcome = train_on(recipe, model, job, examples, loss, lambda energy, noise: loss.chains[: len(noise)])
     outcome.metrics |= loss.report()
     outcome.entries = {"sampling": SAMPLING, **_energies_of(outcome.result.ema, examples)}
     return outcome

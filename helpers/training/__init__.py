@@ -1,4 +1,4 @@
-r"""One loop that trains every model: AdamW, exponential moving average, clipping, history, files.
+r"""One loop that trains every model: AdamW or Muon, exponential moving average, clipping, history, files.
 
 The average of the weights (Polyak & Juditsky 1992; for diffusion Ho et al. 2020, appendix B) is
 
@@ -15,12 +15,14 @@ from .config import TrainingConfig
 from .ema import EMA
 from .files import load_checkpoint, save_checkpoint, sha256, write_atomically
 from .loop import LossFunction, Start, TrainingDiverged, TrainingResult, batches, train
+from .optimizers import MuonAdamW, hidden_matrices, optimizer_of
 from .processes import accelerator, is_launched
 from .run import Run
 
 __all__ = [
     "EMA",
     "LossFunction",
+    "MuonAdamW",
     "Run",
     "Start",
     "TrainingConfig",
@@ -28,8 +30,10 @@ __all__ = [
     "TrainingResult",
     "accelerator",
     "batches",
+    "hidden_matrices",
     "is_launched",
     "load_checkpoint",
+    "optimizer_of",
     "save_checkpoint",
     "sha256",
     "train",

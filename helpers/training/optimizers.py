@@ -67,7 +67,7 @@ class MuonAdamW:
 
     Args:
         model: The network, where it will stay, in the memory layout that it will keep.
-        config: Rate and weight decay are of both; β₂ and ``fused`` of AdamW alone, and Muon has its usual momentum 0.95.
+        config: Rate and weight decay are of both, ``betas`` and ``fused`` of AdamW; Muon's momentum is 0.95.
 
     Raises:
         ValueError: If no weight of the network is for Muon, or if torch is too old to have it (before 2.9).
@@ -75,7 +75,10 @@ class MuonAdamW:
 
     def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
         if not hasattr(torch.optim, "Muon"):
-            raise ValueError(f"expected torch 2.9 or later for optimizer 'muon', got {torch.__version__}")
+            raise ValueError(
+                f"expected torch 2.9 or later for optimizer 'muon', got {torch.__version__}: update it, or choose "
+                "optimizer 'adamw' and a lower rate"
+            )
         hidden = list(hidden_matrices(model).values())
         if not hidden:
             raise ValueError(f"expected layers between more than {SMALLEST} channels for optimizer 'muon', got none")
