@@ -34,7 +34,7 @@ EXAMPLES = """examples:
   python -m helpers train cifar10-edm --images holiday --size 64 --out runs/holiday
   torchrun --nproc_per_node 2 -m helpers train cifar10-edm --set n_parts=2
   python -m helpers sample digits-ddpm --n 64 --seed 1 --out digits.png
-  python -m helpers sample cifar10-edm --class ship --guidance 1.5 --steps 10 --out ships.png
+  python -m helpers sample cifar10-edm --class ship --guidance 3 --steps 10 --out ships.png
   python -m helpers evaluate cifar10-edm --n 5000 --seeds 0 1 2
   python -m helpers export cifar10-edm --out cifar10.onnx
   python -m helpers serve --port 8000

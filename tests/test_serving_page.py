@@ -155,7 +155,7 @@ def test_the_curl_line_waits_for_a_seed(page: Any) -> None:
 def test_it_begins_with_what_is_quick_and_can_be_judged(page: Any) -> None:
     assert page.input_value("#model") == "digits-ddpm"
     page.select_option("#model", "tiny-edm")
-    assert page.input_value("#guidance") == "1.5"
+    assert page.input_value("#guidance") == "3"
 
 
 def test_draw_is_in_view_whatever_the_form_holds(page: Any) -> None:

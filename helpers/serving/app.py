@@ -196,7 +196,7 @@ def _examples(engine: Engine, settings: Settings, **more: Any) -> dict[str, Any]
             if model.classes:
                 value["class"] = model.classes[-1]
             if model.guided:
-                value["guidance"] = min(1.5, settings.max_guidance)
+                value["guidance"] = min(3.0, settings.max_guidance)
             examples[name] = {"summary": f"Pictures of {name}", "value": value | more}
             if model.classes:
                 mixture = {model.classes[0]: 2, model.classes[-1]: 1}

@@ -31,7 +31,7 @@ function chooseModel() {
   $("sampler").replaceChildren(...chosen.samplers.map((name) => option(name)));
   range(form.n, chosen.n, 9);
   range(form.steps, chosen.steps, chosen.samplers[0] === "langevin" ? chosen.steps.default : Math.min(chosen.steps.default, 20));
-  if (chosen.guidance) form.guidance.value = Math.min(1.5, chosen.guidance.maximum);
+  if (chosen.guidance) form.guidance.value = Math.min(3, chosen.guidance.maximum);
   const needs = { classes: chosen.classes.length, guidance: chosen.guidance, samplers: chosen.samplers.length > 1 };
   for (const field of document.querySelectorAll("[data-needs]")) field.hidden = !needs[field.dataset.needs];
   update();
