@@ -137,7 +137,7 @@ def test_without_out_it_takes_the_models_name(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["digit"], "expected one of cifar10-ebm, "),
+        (["digit"], "expected one of cifar10-ddpm, "),
         (["digits-energy", "--out", "energy.png"], "expected a file that ends in .onnx, got energy.png"),
         (["digits-energy", "--out", "."], "expected a file that ends in .onnx, got ."),
         (["nowhere.safetensors"], "no model card at nowhere.json"),

@@ -89,7 +89,7 @@ Course.studio = (() => {
       this.classes = options.classes
         ? ui.select({ label: "class", options: this.menu(), onInput: () => this.changed() }) : null;
       this.guidance = options.classes ? ui.slider({
-        label: "guidance w", min: 0, max: 4, step: 0.25, value: 1,
+        label: "guidance w", min: 0, max: 4, step: 0.25, value: 3,
         format: (w) => ({ 0: "0 (no class)", 1: "1 (none)" })[w] ?? String(w),
         onInput: () => this.changed(),
       }) : null;
