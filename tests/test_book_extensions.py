@@ -51,6 +51,7 @@ def card(name: str, sha256: str, **more: Any) -> dict[str, Any]:
             "ema_half_life": 500,
             "precision": "float32",
             "seed": 42,
+            "optimizer": "muon" if name == "one" else "adamw",
         },
         "images_seen": 6400,
         "minutes": 0.5,
@@ -124,6 +125,8 @@ def test_results_show_what_is_stored_and_nothing_else(extension: Callable[[str],
     assert "9.75" not in text  # of another number of pictures
     assert "5,000 samples for each of 2 seeds (18 steps, guidance 1.50)" in text
     assert text.count("its samples**") == 1  # the other measurement is of older weights
+    assert "100 steps of 64; Muon and AdamW, rate 0.002" in text
+    assert "100 steps of 64; AdamW, rate 0.002" in text
     assert "AUROC against real pictures: noise (0.5 is chance) | 0.875 |" in text
     assert "[5](../notebooks/05_fifth.ipynb)" in text
     assert "The same time for everybody" not in text

@@ -66,8 +66,9 @@ class Stored:
         return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
 
     def evaluations(self) -> list[Result]:
-        """Measurements of shipped models, in the order of their names; those of older weights are left out."""
+        """Measurements of shipped models, by name, number of images and guidance; older weights left out."""
         found = [result for result in self.results.values() if result.get("benchmark") == "evaluation"]
+        found.sort(key=lambda r: (r["model"]["name"], r["settings"]["n"], r["settings"].get("guidance") or 1))
         return [r for r in found if self.cards.get(r["model"]["name"], {}).get("sha256") == r["model"]["sha256"]]
 
     @cached_property
@@ -166,10 +167,13 @@ def _metric(key: str) -> str:
     return METRICS.get(key, key.replace("_", " "))
 
 
+OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon and AdamW"}
+
+
 def _recipe(config: Result) -> str:
     words = [
         f"{config['n_steps']:,} steps of {config['batch_size']}",
-        f"AdamW, rate {config['learning_rate']:g}, {config['decay']} decay",
+        f"{OPTIMIZERS[config['optimizer']]}, rate {config['learning_rate']:g}, {config['decay']} decay",
         f"warm-up of {_count(config['warmup_steps'], 'step')}",
         f"average of weights with a half-life of {config['ema_half_life']:,} images",
         config["precision"],
