@@ -68,7 +68,7 @@ class Stored:
     def evaluations(self) -> list[Result]:
         """Measurements of shipped models, by name, number of images and guidance; older weights left out."""
         found = [result for result in self.results.values() if result.get("benchmark") == "evaluation"]
-        found.sort(key=lambda r: (r["model"]["name"], r["settings"]["n"], r["settings"].get("guidance") or 1))
+        found.sort(key=lambda r: (r["model"]["name"], r["settings"]["n"], r["settings"].get("guidance", 1)))
         return [r for r in found if self.cards.get(r["model"]["name"], {}).get("sha256") == r["model"]["sha256"]]
 
     @cached_property
