@@ -9,6 +9,8 @@ A training whose length is a time cannot be repeated exactly, one whose length i
 measurement says first how many steps fit into the time, that number is written down, and the training takes exactly so
 many, with a learning rate that is told where the end is. Nothing is lost when the script is stopped, even in the middle
 of a training: the same command goes on. ``--steps fast-unet=4000`` repeats a run of known length without measuring.
+``--pace-of fast-unet`` adds a variant on another day, or another machine, than that of the stored ones: it measures
+both in turn, and what counts is their ratio.
 
 The time is that of the training steps alone, on the clock on the wall, or (``--clock cpu``) what this process took of
 all its threads' processors, divided by their number, for machines that others use too. Results go to
@@ -20,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import statistics
 import sys
 import tempfile
 import time
@@ -36,7 +39,7 @@ from torch import Tensor, nn
 
 from helpers import data, evaluation, generation, recipes, training, zoo
 
-__all__ = ["VARIANTS", "Variant", "calibrate", "main", "settings_for", "steps_within"]
+__all__ = ["VARIANTS", "Variant", "calibrate", "main", "relative_pace", "settings_for", "steps_within"]
 
 LEAST_STEPS = 5
 """Of the shorter of the two trainings that a calibration compares."""
@@ -126,6 +129,22 @@ def calibrate(variant: Variant, n_steps: int) -> dict[str, float]:
     if min(each.values()) <= 0:
         raise ValueError(f"{n_steps} steps are too few to measure how long one takes: raise --calibrate")
     return each
+
+
+def relative_pace(variant: Variant, other: Variant, n_steps: int, rounds: int = 3) -> dict[str, list[float]]:
+    """How many times as long a step takes as one of ``other``, on both clocks, a ratio a round.
+
+    The two take turns, so that what slows the machine for a while slows both.
+
+    Raises:
+        ValueError: As :func:`calibrate`.
+    """
+    ratios: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        reference, own = calibrate(other, n_steps), calibrate(variant, n_steps)
+        for clock, seconds in own.items():
+            ratios.setdefault(clock, []).append(seconds / reference[clock])
+    return ratios
 
 
 def steps_within(minutes: float, seconds_a_step: float) -> int:
@@ -254,11 +273,22 @@ class Study:
             return
         if given is None:
             print(f"{name}: how long does a step take?", flush=True)
-            entry["seconds_a_step"] = calibrate(VARIANTS[name], self.options.calibrate)
+            entry["seconds_a_step"] = self._seconds_a_step(name, entry)
             given = steps_within(self.options.minutes, entry["seconds_a_step"][self.options.clock])
         entry["n_steps"] = given
         self.save()
         print(f"{name}: {given} steps", flush=True)
+
+    def _seconds_a_step(self, name: str, entry: dict[str, Any]) -> dict[str, float]:
+        other, n_steps = self.options.pace_of, self.options.calibrate
+        if other in (None, name):
+            return calibrate(VARIANTS[name], n_steps)
+        stored = self.result["variants"].get(other, {}).get("seconds_a_step")
+        if stored is None:
+            raise ValueError(f"--pace-of wants a variant whose pace is stored in {self.options.out}, got {other}")
+        ratios = relative_pace(VARIANTS[name], VARIANTS[other], n_steps)
+        entry["pace"] = {"of": other, "ratios": ratios, "machine": machine()}
+        return {clock: seconds * statistics.median(ratios[clock]) for clock, seconds in stored.items()}
 
     def _folder(self, name: str) -> Path:
         return self.options.runs / name
@@ -318,6 +348,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--variants", nargs="+", choices=list(VARIANTS), default=list(DEFAULT_VARIANTS), help="which to compare")
     add("--steps", nargs="+", type=_steps, default=[], metavar="VARIANT=N", help="train N steps, without measuring")
     add("--calibrate", type=positive, default=20, help="steps that are measured (default: 20)")
+    add("--pace-of", choices=list(VARIANTS), help="measure a step beside this stored variant's (default: alone)")
     add("--n", type=positive, default=5000, help="images a seed (default: 5000)")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the noise to draw from (default: 0 1 2)")
     add("--features", nargs="+", default=["effnetlite0", "cifarnet"], help="(default: effnetlite0 cifarnet)")

@@ -378,6 +378,29 @@ def test_given_steps_need_no_calibration(
     assert "has fast-unet with 7 steps, not 8" in capsys.readouterr().err
 
 
+def test_the_pace_of_a_stored_variant_carries_over(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a machine three times as slow, the ratio of two steps is what it was."""
+    assert compare(tmp_path, "--variants", "simple-unet-fp32", "--pace-of", "fast-unet") == 2
+    assert "wants a variant whose pace is stored" in capsys.readouterr().err
+    assert compare(tmp_path, "--variants", "fast-unet") == 0
+    slower = {"cifar10-edm": iter((6.0, 6.0, 6.0)), "cifar10-ddpm": iter((12.0, 15.0, 90.0))}  # one round was disturbed
+
+    def calibrate(variant: Any, n: int) -> dict[str, float]:
+        seconds = next(slower[variant.recipe])
+        return {"wall": seconds, "cpu": seconds / 2}
+
+    monkeypatch.setattr(quality, "calibrate", calibrate)
+    assert compare(tmp_path, "--variants", "fast-unet", "simple-unet-fp32", "--pace-of", "fast-unet") == 0
+    assert "train cifar10-ddpm 12" in tiny  # a minute over 2 s × the median ratio 2.5
+    stored = json.loads((tmp_path / "quality_at_equal_time.json").read_text())["variants"]["simple-unet-fp32"]
+    assert stored["seconds_a_step"] == {"wall": 5.0, "cpu": 2.5}
+    assert stored["pace"]["of"] == "fast-unet"
+    assert stored["pace"]["ratios"]["wall"] == [2.0, 2.5, 15.0]
+    assert stored["pace"]["machine"]["cores"] >= 1
+
+
 def test_other_settings_want_another_file(tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert compare(tmp_path, "--variants", "fast-unet") == 0
     assert compare(tmp_path, "--variants", "fast-unet", "--clock", "cpu") == 2
