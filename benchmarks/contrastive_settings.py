@@ -108,7 +108,7 @@ def _row(variant: Variant, images: Tensor, options: argparse.Namespace, space: e
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the comparison; returns the exit code: 2 after a message about wrong input."""
+    """Run the comparison; returns the exit code: 2 after a message about wrong input, 1 if a training diverged."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--start", type=Path, required=True, help="weights of cifar10-ebm to go on from")
     parser.add_argument("--steps", type=positive, default=400, help="updates of each variant (default: 400)")
@@ -131,15 +131,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if result["settings"] != settings:
             raise ValueError(f"{options.out} holds results with {result['settings']}, not {settings}")
         space, images = evaluation.load_features(SPACE), data.cifar10().train
+        for name in options.variants:
+            if name in result["rows"]:
+                continue
+            row = result["rows"][name] = _row(VARIANTS[name], images, options, space)
+            write_json(options.out, result)
+            print(f"{name}: buffer {row['buffer']:.0f}, new chains {row['fresh']:.0f}", flush=True)
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for name in options.variants:
-        if name in result["rows"]:
-            continue
-        row = result["rows"][name] = _row(VARIANTS[name], images, options, space)
-        write_json(options.out, result)
-        print(f"{name}: buffer {row['buffer']:.0f}, new chains {row['fresh']:.0f}", flush=True)
+    except training.TrainingDiverged as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     print(f"wrote {options.out}")
     return 0
 

@@ -6,8 +6,11 @@ import argparse
 import ast
 import io
 import json
+import math
+import shlex
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,8 @@ from . import data, evaluation, generation, recipes, teaching, training, zoo
 
 __all__ = ["main"]
 
-LIMITS = {"n": 1000, "scale": 32}  # what one picture can show, and memory holds
+LIMITS = {"n": 1000, "scale": 32}  # what one picture can show
+PIXELS = 80_000_000  # of that picture: memory holds it, and what opens it does not take it for an attack
 
 GRADING = """exit code: 0 if every notebook was graded, whatever the marks; 1 if one could not be; 2 for wrong input.
 
@@ -30,7 +34,7 @@ read, write and send what you can. Grade strangers' notebooks on a machine, or i
 EXAMPLES = """examples:
   python -m helpers describe
   python -m helpers train digits-ddpm --out runs
-  python -m helpers train cifar10-edm --set n_steps=2000
+  python -m helpers train cifar10-edm --set n_steps=2000 warmup_steps=200 decay_steps=500
   python -m helpers train cifar10-edm --images holiday --size 64 --out runs/holiday
   torchrun --nproc_per_node 2 -m helpers train cifar10-edm --set n_parts=2
   python -m helpers sample digits-ddpm --n 64 --seed 1 --out digits.png
@@ -69,6 +73,7 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument(
         "--set",
         nargs="+",
+        action="extend",
         default=[],
         metavar="SETTING=VALUE",
         help="other settings than the recipe's, e.g. n_steps=2000 precision=float32",
@@ -83,9 +88,8 @@ def _add_model(command: argparse.ArgumentParser, steps: str) -> None:
     command.add_argument("--steps", type=int, help=f"steps of the sampler (default: {steps})")
     command.add_argument(
         "--solver",
-        default="ipndm",
         choices=[*generation.SOLVERS, generation.ANNEALED],
-        help="for models of continuous noise (default: ipndm)",
+        help=f"for models of continuous noise (default: {generation.DEFAULT_SOLVER})",
     )
     command.add_argument("--guidance", type=float, default=1.0, help="scale of classifier-free guidance (default: 1)")
 
@@ -180,20 +184,27 @@ def _card(name: str) -> dict[str, Any]:
 
 def _check_model_options(options: argparse.Namespace, card: dict[str, Any]) -> None:
     """Refuse what cannot work before any work is done."""
-    if generation.is_energy(card):
+    sampler = generation.sampler_of(card, options.solver)
+    if sampler == "langevin":
         total, usual = 10_000, generation.LangevinSettings.of(card).steps
-    elif generation.is_continuous(card):
-        total, usual = 1000, generation.DEFAULT_STEPS["continuous"]
-    else:
+    elif sampler == "ddim":
         total, usual = zoo.schedule_of(card).n_steps, generation.DEFAULT_STEPS["discrete"]
+    else:
+        total, usual = 1000, generation.DEFAULT_STEPS["continuous"]
     if options.steps is None:
         options.steps = usual
     if not 1 <= options.steps <= total:
         raise ValueError(f"expected --steps from 1 to {total}, got {options.steps}")
+    generation.n_states(card, options.steps, options.solver)  # knows which solver wants more
     if not 0 <= options.guidance <= 20:
         raise ValueError(f"expected --guidance from 0 to 20, got {options.guidance}")
     if options.guidance != 1 and not generation.n_classes(card):
         raise ValueError(f"expected no --guidance: {card['name']} knows no classes")
+
+
+def _check_seed(option: str, seed: int) -> None:
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"expected {option} from 0 to 2**63 - 1, got {seed}")
 
 
 def _check_options(options: argparse.Namespace, card: dict[str, Any]) -> None:
@@ -202,14 +213,39 @@ def _check_options(options: argparse.Namespace, card: dict[str, Any]) -> None:
     for option, limit in LIMITS.items():
         if not 1 <= getattr(options, option) <= limit:
             raise ValueError(f"expected --{option} from 1 to {limit}, got {getattr(options, option)}")
-    if not 0 <= options.seed < 2**63:
-        raise ValueError(f"expected --seed from 0 to 2**63 - 1, got {options.seed}")
-    if options.film is not None and not 2 <= options.film <= options.steps + 1:
-        raise ValueError(f"expected --film from 2 to {options.steps + 1} (steps + 1), got {options.film}")
+    _check_seed("--seed", options.seed)
+    states = generation.n_states(card, options.steps, options.solver)
+    if options.film is not None and not 2 <= options.film <= states:
+        raise ValueError(f"expected --film from 2 to {states} (states of {options.steps} steps), got {options.film}")
+    _check_pixels(options, card)
     if options.out.suffix.lower() != ".png":
         raise ValueError(f"expected --out to end in .png, got {options.out}")
-    if options.out.is_dir():
-        raise ValueError(f"expected --out to be a file, got the folder {options.out}")
+
+
+def _columns(options: argparse.Namespace) -> int:
+    """Of the grid of pictures."""
+    return options.film or max(1, round(options.n**0.5))
+
+
+def _check_pixels(options: argparse.Namespace, card: dict[str, Any]) -> None:
+    """Refuse a grid that is too large as a whole, its frames included."""
+    columns, (height, width) = _columns(options), card["shape"][1:]
+    rows = math.ceil(options.n * (options.film or 1) / columns)
+    pixels = options.scale**2 * (rows * (height + 1) + 1) * (columns * (width + 1) + 1)
+    if pixels > PIXELS:
+        raise ValueError(f"expected at most {PIXELS:,} pixels, got {pixels:,}: lower --scale or --n")
+
+
+def _check_out(out: Path) -> None:
+    """Refuse a file that could not be written, and make its folder if it is missing."""
+    if out.is_dir():
+        raise ValueError(f"expected --out to be a file, got the folder {out}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=out.parent, prefix=f".{out.name}."):
+            pass
+    except OSError as error:
+        raise ValueError(f"expected --out to be a file that can be written, got {out} ({error.strerror})") from error
 
 
 def _class_number(label: str | None, card: dict[str, Any]) -> int | None:
@@ -219,7 +255,7 @@ def _class_number(label: str | None, card: dict[str, Any]) -> int | None:
     names = data.CIFAR10.classes if n == len(data.CIFAR10.classes) else ()
     if label in names:
         return names.index(label)
-    if label.isdigit() and int(label) <= n and n:
+    if label.isascii() and label.isdigit() and int(label) <= n and n:
         return int(label)
     known = ", ".join(names) if names else f"numbers from 0 to {n}" if n else f"no --class: {card['name']} knows none"
     raise ValueError(f"expected {'--class out of ' if names else ''}{known}, got {label!r}")
@@ -229,7 +265,7 @@ def _sample(options: argparse.Namespace) -> None:
     card = _card(options.name)
     _check_options(options, card)
     label = _class_number(options.label, card)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    _check_out(options.out)
     model, _ = _load(options.name)
     drawn = generation.draw(
         model,
@@ -243,12 +279,11 @@ def _sample(options: argparse.Namespace) -> None:
         return_states=options.film is not None,
         progress=True,
     )
-    images, columns = drawn.images, max(1, round(options.n**0.5))
+    images = drawn.images
     if options.film is not None:
-        moments = _moments(drawn, options.film)
-        images, columns = drawn.states[moments].transpose(0, 1).flatten(0, 1), options.film
-    images = images.repeat_interleave(options.scale, 2).repeat_interleave(options.scale, 3)
-    grid = make_grid((images.clamp(-1, 1) + 1) / 2, nrow=columns, padding=options.scale, pad_value=1.0)
+        images = drawn.states[_moments(drawn, options.film)].transpose(0, 1).flatten(0, 1)
+    grid = make_grid(data.to_uint8(images), nrow=_columns(options), padding=1, pad_value=255)
+    grid = grid.repeat_interleave(options.scale, 1).repeat_interleave(options.scale, 2)
     content = io.BytesIO()
     to_pil_image(grid).save(content, format="PNG")
     training.write_atomically(options.out, content.getvalue())
@@ -256,47 +291,92 @@ def _sample(options: argparse.Namespace) -> None:
 
 
 def _moments(drawn: generation.Drawn, n: int) -> torch.Tensor:
-    """Which n states to show."""
+    """Which n states to show: different ones, the last among them."""
     if drawn.levels is None:  # Langevin dynamics
         return torch.linspace(0, len(drawn.states) - 1, n).round().long()
     # Evenly spaced in the noise's share: evenly spaced in t, most moments would look like pure noise.
-    noise = drawn.levels * (1 + drawn.levels**2).rsqrt()
-    wanted = torch.linspace(1, 0, n, dtype=noise.dtype)
-    return (noise - wanted[:, None]).abs().argmin(1)
+    noise = (drawn.levels * (1 + drawn.levels**2).rsqrt()).tolist()
+    chosen: list[int] = []
+    for k in range(n):
+        places = range(chosen[-1] + 1 if chosen else 0, len(noise) - (n - 1 - k))  # leaves one for each that follows
+        chosen.append(min(places, key=lambda i: abs(noise[i] - (1 - k / (n - 1)))))
+    return torch.tensor(chosen)
+
+
+def _check_evaluation(options: argparse.Namespace, card: dict[str, Any]) -> None:
+    """Refuse images that ``evaluate`` could not measure before they are drawn."""
+    _check_model_options(options, card)
+    if list(card["shape"]) != [3, 32, 32]:
+        raise ValueError(f"expected a model of pictures of shape [3, 32, 32], got {card['name']} of {card['shape']}")
+    if options.n < 100:
+        raise ValueError(f"expected --n of at least 100, got {options.n}")
+    for seed in options.seeds:
+        _check_seed("--seeds", seed)
+    evaluation.packages.needed("prdc", "prdc", "evaluate")
+    if generation.n_classes(card):
+        evaluation.shipped_cifarnet()
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     card = _card(options.name)
-    _check_model_options(options, card)
-    if options.n < 100:
-        raise ValueError(f"expected --n of at least 100, got {options.n}")
-    features = {name: evaluation.load_features(name) for name in options.features}
+    _check_evaluation(options, card)
+    spaces = {name: (evaluation.load_reference(name), evaluation.load_features(name)) for name in options.features}
+    if options.out is not None:
+        _check_out(options.out)
+    about = {key: card[key] for key in ("name", "sha256", "images_seen", "minutes", "parameters")}
+    settings = {
+        "n": options.n,
+        "steps": options.steps,
+        "guidance": options.guidance,
+        "solver": generation.sampler_of(card, options.solver),
+        "precision": options.precision,
+    }
+    result = {"benchmark": "evaluation", "model": about, "settings": settings, "rows": []}
+    done = 0
+    try:
+        for rows in _measured(options, card, spaces):
+            result["rows"] += rows
+            if options.out is not None:
+                training.write_atomically(options.out, (json.dumps(result, indent=2) + "\n").encode())
+                done += 1
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(f"{options.out} holds {done} of {len(options.seeds)} seeds" if done else "") from error
+    if options.out is not None:
+        print(f"wrote {options.out}")
+
+
+def _measured(
+    options: argparse.Namespace,
+    card: dict[str, Any],
+    spaces: dict[str, tuple[evaluation.Reference, evaluation.Features]],
+) -> Iterator[list[dict[str, Any]]]:
+    """Seed by seed, a row for each feature space; also printed."""
     model = _load(options.name)[0].to(memory_format=torch.channels_last)
     chosen = {"steps": options.steps, "guidance": options.guidance, "solver": options.solver}
-    rows = []
+    classes = generation.n_classes(card)
+    labels = torch.arange(options.n) % classes if classes else None
     for seed in options.seeds:
         with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bfloat16"):
             images = generation.draw(model, card, options.n, seed=seed, **chosen, progress=True).images.float()
-        classes = generation.n_classes(card)
-        labels = torch.arange(options.n) % classes if classes else None
-        for name, space in features.items():
-            row = evaluation.evaluate_images(images, name, features=space, labels=labels)
+        rows = []
+        for reference, features in spaces.values():
+            row = evaluation.evaluate_images(images, reference, features=features, labels=labels)
             rows.append({"seed": seed, **row})
             print(f"seed {seed}  {row['label']} {row['frechet_distance']:.2f}  (N = {options.n})", flush=True)
-    if options.out:
-        about = {key: card[key] for key in ("name", "sha256", "images_seen", "minutes", "parameters")}
-        settings = {"n": options.n, **chosen, "precision": options.precision}
-        result = {"benchmark": "evaluation", "model": about, "settings": settings, "rows": rows}
-        training.write_atomically(options.out, (json.dumps(result, indent=2) + "\n").encode())
-        print(f"wrote {options.out}")
+        yield rows
 
 
 def _typed(options: argparse.Namespace) -> str:
     """The command for the card: all that decides what is learned; of paths only the last part."""
-    words = [f"python -m helpers train {options.name}"]
-    words += [f"--{key} {path.name}" for key in ("images", "start") if (path := getattr(options, key)) is not None]
-    words += [f"--size {options.size}"] if options.size is not None else []
-    return " ".join([*words, *(f"--set {pair}" for pair in options.set)])
+    words = ["python", "-m", "helpers", "train", options.name]
+    for key in ("images", "start"):
+        if (path := getattr(options, key)) is not None:
+            words += [f"--{key}", path.name]
+    if options.size is not None:
+        words += ["--size", str(options.size)]
+    for pair in options.set:
+        words += ["--set", pair]
+    return shlex.join(words)
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -373,6 +453,14 @@ def _describe(name: str | None) -> None:
         print(f"{recipe.name}  ({shipped}; training: {recipe.expect})\n    {recipe.summary}")
 
 
+def _left(options: argparse.Namespace) -> str:
+    """What an interruption leaves behind, in words."""
+    folder = options.out / options.name if options.command == "train" else None
+    if folder is not None and (folder / "checkpoint.safetensors").exists():
+        return f"the state is kept in {folder}, and the same command goes on"
+    return "nothing was written"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -404,10 +492,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except training.TrainingDiverged as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        kept = options.command == "train" and recipes.RECIPES[options.name].own_images
-        what = f"the state is kept in {options.out / options.name}, and the same command goes on" if kept else ""
-        print(f"interrupted: {what or 'nothing was written'}", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"interrupted: {str(error) or _left(options)}", file=sys.stderr)
         return 130
     return 0
 

@@ -26,6 +26,8 @@ __all__ = [
     "is_continuous",
     "is_energy",
     "n_classes",
+    "n_states",
+    "sampler_of",
     "solver_of",
 ]
 
@@ -39,6 +41,9 @@ SOLVERS = {
     "ipndm": samplers.IPNDM,
     "unipc": samplers.UniPC,
 }
+
+DEFAULT_SOLVER = "ipndm"
+"""Of a model of continuous noise where nobody says which."""
 
 ANNEALED = "annealed-langevin"
 """The name, beside those of the solvers, of Langevin dynamics at one noise level after the other."""
@@ -142,6 +147,37 @@ def is_continuous(card: Mapping[str, Any]) -> bool:
     return False
 
 
+def sampler_of(card: Mapping[str, Any], solver: str | None = None) -> str:
+    """What draws from a model, in one word: ``"langevin"``, ``"ddim"``, or, of continuous noise, the solver.
+
+    Args:
+        card: The model's.
+        solver: The one that was asked for, or None: ipndm, where there is a choice.
+
+    Raises:
+        ValueError: If it is no diffusion model at all, or one that leaves no choice of a solver.
+
+    Example:
+        >>> sampler_of(zoo.card("digits-ddpm")), sampler_of(zoo.card("cifar10-edm"), "heun")
+        ('ddim', 'heun')
+    """
+    only = "langevin" if is_energy(card) else None if is_continuous(card) else "ddim"
+    if only is None:
+        return DEFAULT_SOLVER if solver is None else solver
+    if solver is not None:
+        raise ValueError(f"expected no solver: {card['name']} is sampled by {only}, got {solver!r}")
+    return only
+
+
+def n_states(card: Mapping[str, Any], steps: int, solver: str | None = None) -> int:
+    """How many states :func:`draw` can keep: the noise, and one after each step, or annealed Langevin's each level.
+
+    Raises:
+        ValueError: As :func:`sampler_of`, or for too few steps of annealed Langevin dynamics.
+    """
+    return 1 + (_n_levels(steps) if sampler_of(card, solver) == ANNEALED else steps)
+
+
 def n_classes(card: Mapping[str, Any]) -> int:
     """How many classes a model can be asked for; 0 if it knows none."""
     return card["architecture"]["arguments"].get("n_classes", 0)
@@ -169,7 +205,7 @@ def draw(
     steps: int | None = None,
     label: int | Tensor | None = None,
     guidance: float = 1.0,
-    solver: str = "ipndm",
+    solver: str | None = None,
     batch_size: int = 100,
     return_states: bool = False,
     progress: bool = False,
@@ -186,40 +222,46 @@ def draw(
             for Langevin dynamics, where a step is a gradient.
         label: One class for all, or a class for each (n,), or None: all classes in turn, if there are any.
         guidance: Scale of classifier-free guidance; 1 is none.
-        solver: For models of continuous noise: one of euler, heun, dpmpp2m, ipndm, unipc, which solve an ODE, or
-            annealed-langevin, which walks at random, for two steps at each noise level; for a Gaussian of
+        solver: For models of continuous noise: one of euler, heun, dpmpp2m, ipndm (taken for None), unipc, which solve
+            an ODE, or annealed-langevin, which walks at random, for two steps at each noise level; for a Gaussian of
             the spread of pictures, 300 steps leave the variance 16 % too large, 1000 steps 5 %.
         batch_size: Pictures at a time.
-        return_states: Whether to keep the states on the way.
+        return_states: Whether to keep the states on the way; it takes the memory of so many pictures more.
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: For a model that is no diffusion model, a class or guidance for one that knows no classes, or
-            numbers that make no sense.
+        ValueError: For a model that is no diffusion model, a class or guidance for one that knows no classes, a solver
+            for one that is sampled in one way only, or numbers that make no sense.
     """
     if n < 1 or batch_size < 1:
         raise ValueError(f"expected n and batch_size >= 1, got {n} and {batch_size}")
-    if is_energy(card):
+    if steps is not None and steps < 1:
+        raise ValueError(f"expected steps >= 1, got {steps}")
+    sampler = sampler_of(card, solver)
+    if sampler == "langevin":
         return _langevin(model, card, n, seed, steps, batch_size, return_states)
-    continuous = is_continuous(card)
     if guidance != 1 and not n_classes(card):
         raise ValueError(f"expected guidance 1: {card['name']} knows no classes to guide towards")
-    steps = steps or DEFAULT_STEPS["continuous" if continuous else "discrete"]
+    if steps is None:
+        steps = DEFAULT_STEPS["discrete" if sampler == "ddim" else "continuous"]
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(n, *card["shape"], generator=generator)
     labels = _labels(card, label, n)
     parts = []
     for part in torch.arange(n).split(batch_size):
         given = None if labels is None else labels[part]
-        if continuous and solver == ANNEALED:
-            states, levels = _annealed(_guided(model, card, guidance), noise[part], steps, given, generator)
-        elif continuous:
-            states, levels = _continuous(_guided(model, card, guidance), noise[part], steps, given, solver, progress)
+        if sampler == "ddim":
+            states, levels = _discrete(model, zoo.schedule_of(card), noise[part], steps, return_states, progress)
+        elif sampler == ANNEALED:
+            denoiser = _guided(model, card, guidance)
+            states, levels = _annealed(denoiser, noise[part], steps, given, generator, return_states)
         else:
-            states, levels = _discrete(model, zoo.schedule_of(card), noise[part], steps, progress)
-        parts.append(states if return_states else states[-1:].clone())  # a view would keep all the others
+            denoiser = _guided(model, card, guidance)
+            states, levels = _continuous(denoiser, noise[part], steps, given, sampler, return_states, progress)
+        parts.append(states)
     states = torch.cat(parts, dim=1)
-    images = states[-1].clamp(-1, 1)
+    # What follows rounds differently in another layout; a network's own must not show.
+    images = states[-1].clamp(-1, 1).contiguous()
     return Drawn(images, states, levels) if return_states else Drawn(images)
 
 
@@ -233,7 +275,7 @@ def _langevin(
         run = langevin.langevin_dynamics(
             model,
             how.first((len(part), *card["shape"]), generator),
-            steps or how.steps,
+            how.steps if steps is None else steps,
             how.step_size,
             how.temperature,
             grad_clip=how.grad_clip,
@@ -243,7 +285,7 @@ def _langevin(
         )
         parts.append(run if states else run[None])
     found = torch.cat(parts, dim=1)
-    return Drawn(found[-1].clamp(-1, 1), found if states else None)
+    return Drawn(found[-1].clamp(-1, 1).contiguous(), found if states else None)
 
 
 def _guided(model: nn.Module, card: Mapping[str, Any], guidance: float) -> samplers.Denoiser:
@@ -254,34 +296,49 @@ def _guided(model: nn.Module, card: Mapping[str, Any], guidance: float) -> sampl
 
 
 def _discrete(
-    model: nn.Module, schedule: schedules.NoiseSchedule, noise: Tensor, steps: int, progress: bool
-) -> tuple[Tensor, Tensor]:
-    """States (S + 1, B, …) and their σ."""
+    model: nn.Module, schedule: schedules.NoiseSchedule, noise: Tensor, steps: int, keep: bool, progress: bool
+) -> tuple[Tensor, Tensor | None]:
+    """States (S + 1, B, …) and their σ; unless all are to be kept, the last one (1, B, …), and None."""
     sampler = samplers.DDIMSampler(schedule, steps)
-    run = samplers.sample(model, sampler, noise, clip_x0=1.0, return_trajectory=True, progress=progress)
+    run = samplers.sample(model, sampler, noise, clip_x0=1.0, return_trajectory=keep, progress=progress)
+    if not keep:
+        return run[None], None
     return run.x, schedules.sigma_from_alpha_bar(schedule.alpha_bar(torch.tensor(run.timesteps)))
 
 
 def _continuous(
-    denoiser: samplers.Denoiser, noise: Tensor, steps: int, label: Tensor | None, solver: str, progress: bool
-) -> tuple[Tensor, Tensor]:
-    """States (S + 1, B, …), on one scale, and their σ."""
+    denoiser: samplers.Denoiser,
+    noise: Tensor,
+    steps: int,
+    label: Tensor | None,
+    solver: str,
+    keep: bool,
+    progress: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """As :func:`_discrete`, the states on one scale."""
     sigmas = schedules.append_zero(schedules.karras_sigmas(steps))
     x_T = noise * sigmas[0].item()
     run = samplers.sample_ode(
-        denoiser, solver_of(solver), x_T, sigmas, label=label, return_trajectory=True, progress=progress
+        denoiser, solver_of(solver), x_T, sigmas, label=label, return_trajectory=keep, progress=progress
     )
+    if not keep:
+        return run[None], None
     return _on_one_scale(run.x, run.sigmas), run.sigmas
 
 
-def _annealed(
-    denoiser: samplers.Denoiser, noise: Tensor, steps: int, label: Tensor | None, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """As :func:`_continuous`, but by a random walk; the last step only denoises."""
+def _n_levels(steps: int) -> int:
+    """Of annealed Langevin dynamics, whose last step only denoises."""
     n_levels = (steps - 1) // STEPS_A_LEVEL
     if n_levels < 2:
         raise ValueError(f"expected at least {2 * STEPS_A_LEVEL + 1} steps of annealed Langevin dynamics, got {steps}")
-    sigmas = schedules.karras_sigmas(n_levels, sigma_min=0.01)
+    return n_levels
+
+
+def _annealed(
+    denoiser: samplers.Denoiser, noise: Tensor, steps: int, label: Tensor | None, generator: torch.Generator, keep: bool
+) -> tuple[Tensor, Tensor | None]:
+    """As :func:`_continuous`, but by a random walk."""
+    sigmas = schedules.karras_sigmas(_n_levels(steps), sigma_min=0.01)
 
     def score(x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         return (denoiser(x, sigma, label) - x) / schedules.expand_like(sigma, x) ** 2
@@ -295,8 +352,10 @@ def _annealed(
         label=label,
         denoise_last=True,
         generator=generator,
-        return_trajectory=True,
+        return_trajectory=keep,
     )
+    if not keep:
+        return x[None], None
     levels = torch.cat([sigmas[:1], sigmas[:-1], sigmas.new_zeros(1)])
     return _on_one_scale(x, levels), levels
 

@@ -7,7 +7,7 @@ command, and the SHA-256 of the weights, which is verified before anything is lo
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,9 @@ def load(name: str, weights: str = "ema") -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def load_file(path: str | Path, weights: str = "ema") -> tuple[nn.Module, dict[str, Any]]:
+def load_file(
+    path: str | Path, weights: str = "ema", entries: Sequence[str] = ("name", "shape")
+) -> tuple[nn.Module, dict[str, Any]]:
     """A model of your own, as ``python -m helpers train`` wrote it, and its card.
 
     Only safetensors are read, only networks of :data:`ARCHITECTURES` are built: nothing in the files is ever executed.
@@ -131,10 +133,11 @@ def load_file(path: str | Path, weights: str = "ema") -> tuple[nn.Module, dict[s
     Args:
         path: The ``.safetensors`` file; its card lies beside it.
         weights: As in :func:`load`.
+        entries: What the card must have beside the architecture: those that drawing pictures needs, or others.
 
     Raises:
         FileNotFoundError: If one of the two files is missing.
-        ValueError: If they do not belong together, or the card is damaged.
+        ValueError: If they do not belong together, or the card is damaged or lacks an entry.
     """
     path = Path(path)
     beside = path.with_suffix(".json")
@@ -145,5 +148,7 @@ def load_file(path: str | Path, weights: str = "ema") -> tuple[nn.Module, dict[s
         model = build(info["architecture"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{beside.name} is no model card ({error!r}): get both files anew") from error
+    if missing := [entry for entry in entries if entry not in info]:
+        raise ValueError(f"expected {', '.join(missing)} in the card {beside.name}, got none: get both files anew")
     training.load_checkpoint(path, {weights: model})
     return model.eval().requires_grad_(False), info

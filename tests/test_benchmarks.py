@@ -461,6 +461,31 @@ def test_settings_are_compared_once_each(
     assert "no model card" in capsys.readouterr().err
 
 
+def test_what_stops_a_comparison_is_explained(
+    energy_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was measured before stays in the file."""
+    out = tmp_path / "settings.json"
+    command = ["--start", str(energy_weights), "--steps", "1", "--n", "8", "--out", str(out), "--variants"]
+
+    def row(variant: Any, *_: Any) -> dict[str, float]:
+        if variant is contrastive.VARIANTS["published"]:
+            raise contrastive.training.TrainingDiverged("the loss is nan at step 1: lower the learning rate")
+        return {"buffer": 1.0, "fresh": 2.0}
+
+    monkeypatch.setattr(contrastive, "_row", row)
+    assert contrastive.main([*command, "recipe", "published"]) == 1
+    assert capsys.readouterr().err == "error: the loss is nan at step 1: lower the learning rate\n"
+    assert list(json.loads(out.read_text("utf-8"))["rows"]) == ["recipe"]
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device", str(out))
+
+    monkeypatch.setattr(contrastive, "write_json", full)
+    assert contrastive.main([*command, "rate"]) == 2
+    assert "No space left on device" in capsys.readouterr().err
+
+
 # --- tables
 
 

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from helpers.data import TOY_2D, digits, from_uint8, image_folder, to_uint8, toy_2d
+from helpers.data import TOY_2D, central_square, digits, folder_bytes, from_uint8, image_folder, to_uint8, toy_2d
 from helpers.oracle import eight_gaussians
 
 
@@ -201,6 +202,99 @@ def test_image_folder_refuses_odd_numbers_of_channels_and_sizes(tmp_path: Path) 
         image_folder(tmp_path, 8, channels=4)
     with pytest.raises(ValueError, match="size >= 1, got 0"):
         image_folder(tmp_path, 0)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_image_folder_reads_16_bits_a_channel(tmp_path: Path, suffix: str, channels: int) -> None:
+    """65,535 is 257 · 255: white stays white, and each byte b, stored as 257 b and a little, comes back."""
+    values = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    save(tmp_path / f"x.{suffix}", values * 257 + np.where(values < 255, 100, 0).astype(np.uint16))
+    wanted = torch.arange(256, dtype=torch.uint8).reshape(16, 16).expand(1, channels, 16, 16)
+    assert torch.equal(folder_bytes(tmp_path, 16, channels), wanted)
+
+
+def test_image_folder_reads_16_bits_in_the_other_order_of_bytes_too(tmp_path: Path) -> None:
+    values = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
+    Image.frombytes("I;16B", (16, 16), values.astype(">u2").tobytes()).save(tmp_path / "x.tif")
+    with Image.open(tmp_path / "x.tif") as picture:
+        assert picture.mode == "I;16B"
+    assert torch.equal(folder_bytes(tmp_path, 16, 1)[0, 0].flatten(), torch.arange(256, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(("mode", "dtype"), [("I", np.int32), ("F", np.float32)])
+def test_image_folder_refuses_pixels_whose_range_no_one_knows(tmp_path: Path, mode: str, dtype: type) -> None:
+    save(tmp_path / "depth.tif", np.full((8, 8), 40_000, dtype))
+    with pytest.raises(
+        ValueError, match=rf"the picture .*depth\.tif \(expected 8 or 16 bits a channel, got .* {mode},"
+    ):
+        image_folder(tmp_path, 8)
+
+
+HIDDEN = 90
+
+
+def half_transparent(mode: str) -> tuple[Image.Image, dict[str, object]]:
+    """Left half black; right half of a hidden grey, transparent by a channel of its own or by its colour."""
+    grey, alpha = np.zeros((8, 8), np.uint8), np.full((8, 8), 255, np.uint8)
+    grey[:, 4:], alpha[:, 4:] = HIDDEN, 0
+    picture = Image.fromarray(grey)
+    if mode == "I;16":
+        return Image.fromarray(grey.astype(np.uint16) * 257), {"transparency": HIDDEN * 257}
+    if mode in ("P", "PA"):
+        picture = Image.frombytes("P", (8, 8), grey.tobytes())
+        picture.putpalette([value for k in range(256) for value in (k, k, k)])
+    if "A" not in mode:
+        return picture.convert(mode), {"transparency": (HIDDEN,) * 3 if mode == "RGB" else HIDDEN}
+    picture = picture.convert(mode)
+    picture.putalpha(Image.fromarray(alpha))
+    return picture, {}
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "L", "RGB", "P", "I;16"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_is_transparent_is_white_and_not_what_hides_there(tmp_path: Path, mode: str, channels: int) -> None:
+    picture, options = half_transparent(mode)
+    picture.save(tmp_path / "x.png", **options)
+    with Image.open(tmp_path / "x.png") as stored:
+        assert stored.mode == mode
+    wanted = torch.zeros(1, channels, 8, 8, dtype=torch.uint8)
+    wanted[..., 4:] = 255
+    assert torch.equal(folder_bytes(tmp_path, 8, channels), wanted)
+    in_memory, _ = half_transparent("PA")  # which PNG does not keep
+    assert torch.equal(central_square(in_memory, 8, channels), wanted[0])
+
+
+def test_half_transparent_is_half_way_to_white(tmp_path: Path) -> None:
+    rgba = np.full((4, 4, 4), (200, 100, 0, 128), np.uint8)
+    save(tmp_path / "x.png", rgba)
+    share = 128 / 255
+    wanted = torch.tensor([share * c + (1 - share) * 255 for c in (200, 100, 0)])
+    torch.testing.assert_close(folder_bytes(tmp_path, 4)[0, :, 0, 0].float(), wanted, rtol=0, atol=0.6)
+
+
+class Floats(TorchDispatchMode):
+    """Notes the largest tensor of floats that is made."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func: object, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and out.is_floating_point():
+            self.largest = max(self.largest, out.numel())
+        return out
+
+
+def test_folder_bytes_are_the_bytes_of_image_folder_without_its_floats(tmp_path: Path) -> None:
+    for k in range(3):
+        save(tmp_path / f"{k}.png", np.random.default_rng(k).integers(0, 256, (9, 12, 3), dtype=np.uint8))
+    with Floats() as seen:
+        pictures = folder_bytes(tmp_path, 6)
+    assert seen.largest == 0
+    assert (pictures.dtype, pictures.shape) == (torch.uint8, (3, 3, 6, 6))
+    with Floats() as seen:
+        assert torch.equal(image_folder(tmp_path, 6), from_uint8(pictures))
+    assert seen.largest > 0
 
 
 # ── 2-D distributions ─────────────────────────────────────────────────────

@@ -159,6 +159,27 @@ def test_a_mirror_image_has_its_class() -> None:
     assert torch.equal(predict_classes(network, images), predict_classes(network, images.flip(3)))
 
 
+class Elsewhere(nn.Module):
+    """A network whose weights are on a device without numbers: it checks where pictures come, and knows red."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, device="meta"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.device == self.weight.device
+        return torch.eye(3)[:1].expand(len(x), 3)
+
+
+def test_pictures_go_where_the_network_is_and_classes_come_back() -> None:
+    images, labels = coloured(12)
+    network = Elsewhere().eval()
+    assert torch.equal(predict_classes(network, images, batch_size=5), torch.zeros(12, dtype=torch.long))
+    assert class_accuracy(network, images, labels) == pytest.approx(1 / 3)
+    loss = classifier_loss(images, labels)(CIFARNet(3, widths=(8, 8, 8, 8)).to("meta"), torch.arange(4), generator())
+    assert loss.device.type == "meta"  # and PyTorch refuses to mix devices
+
+
 def test_accuracy_names_what_it_wants() -> None:
     images, labels = coloured(6)
     with pytest.raises(ValueError, match="evaluation mode"):

@@ -262,7 +262,10 @@ def test_the_scale_has_its_rows(built: tuple[Reference, dict[str, Tensor]]) -> N
     assert rows[1]["frechet_distance"] == frechet_distance(half, built[0].statistics)
     assert rows[0]["frechet_distance"] < rows[1]["frechet_distance"] < rows[2]["frechet_distance"]
     assert rows[-1]["frechet_distance"] == max(row["frechet_distance"] for row in rows)
-    with pytest.raises(ValueError, match="n from 10 to 300"):
+    row = evaluate_images(train[:150], built[0], features=Patches())
+    assert rows[1] == {"images": "training images 0 to 149"} | {key: row[key] for key in rows[1] if key != "images"}
+    assert set(row) - set(rows[1]) == {"features", "label", "n_reference"}
+    with pytest.raises(ValueError, match="n from 100 to 300"):
         calibrate(Patches(), built[0], train, n=301)
 
 
@@ -315,7 +318,7 @@ def test_the_command_reports_errors_on_one_line(
         raise FileNotFoundError("no CIFAR-10 here")
 
     monkeypatch.setattr(data, "cifar10", nowhere, raising=False)
-    assert main(["build", "effnetlite0", "--out", str(tmp_path)]) == 1
+    assert main(["build", "effnetlite0", "--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err == "error: no CIFAR-10 here\n"
     with pytest.raises(SystemExit):
         main(["build", "vgg"])

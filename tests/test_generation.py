@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -95,6 +96,8 @@ def test_states_lead_from_unit_noise_to_the_images(kind: str, edm: EDMPrecond) -
     ("options", "message"),
     [
         ({"n": 0}, "expected n and batch_size >= 1, got 0 and 100"),
+        ({"steps": 0}, "expected steps >= 1, got 0"),
+        ({"steps": -1}, "expected steps >= 1, got -1"),
         ({"label": 4}, "expected 2 classes from 0 to 3"),
         ({"label": -1}, "expected 2 classes from 0 to 3"),
         ({"label": torch.tensor([1, 2, 0])}, "expected 2 classes from 0 to 3"),
@@ -114,6 +117,22 @@ def test_models_without_classes_take_no_class_and_no_guidance() -> None:
         generation.draw(model, card, 1, steps=1, guidance=2.0)
     with pytest.raises(ValueError, match="expected a diffusion model, got digits-classifier"):
         generation.draw(zoo.load("digits-classifier"), zoo.card("digits-classifier"), 1)
+
+
+@pytest.mark.parametrize(("name", "only"), [("digits-ddpm", "ddim"), ("cifar10-ebm", "langevin")])
+def test_models_without_a_choice_take_no_solver_and_no_zero_steps(name: str, only: str) -> None:
+    model, card = zoo.load(name), zoo.card(name)
+    assert generation.sampler_of(card) == only
+    with pytest.raises(ValueError, match=f"expected no solver: {name} is sampled by {only}, got 'heun'"):
+        generation.draw(model, card, 1, steps=1, solver="heun")
+    with pytest.raises(ValueError, match="expected steps >= 1, got 0"):
+        generation.draw(model, card, 1, steps=0)
+
+
+def test_ipndm_is_taken_where_no_solver_is_named(edm: EDMPrecond) -> None:
+    assert generation.sampler_of(EDM_CARD) == "ipndm"
+    first, second = (generation.draw(edm, EDM_CARD, 2, steps=5, solver=solver).images for solver in (None, "ipndm"))
+    assert torch.equal(first, second)
 
 
 def test_label_none_is_the_extra_class() -> None:
@@ -173,6 +192,38 @@ def test_annealed_langevin_of_a_gaussian_has_the_variance_that_algebra_gives() -
 def test_too_few_steps_of_annealed_langevin_are_refused(edm: EDMPrecond) -> None:
     with pytest.raises(ValueError, match="at least 5 steps of annealed Langevin dynamics, got 4"):
         generation.draw(edm, EDM_CARD, 1, steps=4, solver=generation.ANNEALED)
+
+
+@pytest.mark.parametrize("solver", [*generation.SOLVERS, generation.ANNEALED, "digits-ddpm", "cifar10-ebm"])
+def test_keeping_states_changes_no_picture(solver: str, edm: EDMPrecond, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one bit, nor the order in memory; and a sampler keeps its states only where it is asked to."""
+    asked: list[bool] = []
+
+    def spied(function: Any) -> Any:
+        def run(*arguments: Any, return_trajectory: bool = False, **options: Any) -> Any:
+            asked.append(return_trajectory)
+            return function(*arguments, return_trajectory=return_trajectory, **options)
+
+        return run
+
+    for module, name in (
+        (samplers, "sample"),
+        (samplers, "sample_ode"),
+        (langevin, "langevin_dynamics"),
+        (langevin, "annealed_langevin_dynamics"),
+    ):
+        monkeypatch.setattr(module, name, spied(getattr(module, name)))
+    shipped = solver in zoo.available()
+    model, card = (zoo.load(solver), zoo.card(solver)) if shipped else (edm, EDM_CARD)
+    model = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    options: dict[str, Any] = {"steps": 7, "batch_size": 2, "solver": None if shipped else solver}
+    kept = generation.draw(model, card, 3, return_states=True, **options)
+    alone = generation.draw(model, card, 3, **options)
+    assert torch.equal(alone.images, kept.images)
+    assert alone.images.stride() == kept.images.stride()
+    assert alone.states is None
+    assert asked == [True, True, False, False]
+    assert len(kept.states) == generation.n_states(card, 7, options["solver"])
 
 
 @pytest.mark.parametrize("solver", ["euler", "annealed-langevin", "langevin"])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from PIL import Image
 from torch import nn
 
 from helpers import __main__ as command_line
-from helpers import generation, recipes, samplers, training, zoo
+from helpers import data, evaluation, generation, recipes, samplers, schedules, training, zoo
 from helpers.__main__ import main
 from helpers.training import TrainingDiverged
 
@@ -91,14 +94,18 @@ def test_the_same_seed_gives_the_same_file_and_another_another(tmp_path: Path) -
 
 
 def test_a_picture_holds_what_the_library_draws(tmp_path: Path) -> None:
-    import torch
-
     assert sample(tmp_path / "a.png", "--n", "4", "--seed", "5", "--scale", "1") == 0
     x_T = torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(5))
     schedule = zoo.schedule_of(zoo.card("digits-ddpm"))
     images = samplers.sample(zoo.load("digits-ddpm"), samplers.DDIMSampler(schedule, 2), x_T, clip_x0=1.0)
-    last = (images[3, 0].clamp(-1, 1) + 1) / 2 * 255
-    np.testing.assert_allclose(pixels(tmp_path / "a.png")[18:34, 18:34, 0], last, atol=1.01)
+    np.testing.assert_array_equal(pixels(tmp_path / "a.png")[18:34, 18:34, 0], data.to_uint8(images)[3, 0])
+
+
+def test_enlarging_repeats_pixels(tmp_path: Path) -> None:
+    for scale in (1, 3):
+        assert sample(tmp_path / f"{scale}.png", "--n", "5", "--scale", str(scale)) == 0
+    small, large = pixels(tmp_path / "1.png"), pixels(tmp_path / "3.png")
+    np.testing.assert_array_equal(large, small.repeat(3, axis=0).repeat(3, axis=1))
 
 
 def test_a_film_shows_each_image_in_a_row_and_ends_with_it(tmp_path: Path) -> None:
@@ -112,6 +119,36 @@ def test_a_film_shows_each_image_in_a_row_and_ends_with_it(tmp_path: Path) -> No
         np.testing.assert_array_equal(shown, grid[1 + 17 * line : 17 + 17 * line, 1 + 17 * column : 17 + 17 * column])
 
 
+SCHEDULE = zoo.schedule_of(zoo.card("digits-ddpm"))
+LEVELS = {
+    "ddim-20": schedules.sigma_from_alpha_bar(
+        SCHEDULE.alpha_bar(torch.tensor([*samplers.DDIMSampler(SCHEDULE, 20).timesteps, -1]))
+    ),
+    "karras-18": schedules.append_zero(schedules.karras_sigmas(18)),
+    "annealed": torch.tensor([80.0, 80.0, 5.0, 0.1, 0.0]),
+    "langevin": None,
+}
+
+
+@pytest.mark.parametrize("levels", LEVELS.values(), ids=LEVELS)
+def test_a_film_shows_as_many_different_moments_as_it_was_asked_for(levels: torch.Tensor | None) -> None:
+    """In order, from the first state to the last; a film of all states is all states."""
+    length = 20 if levels is None else len(levels)
+    drawn = generation.Drawn(torch.zeros(1), torch.zeros(length, 1), levels)
+    for n in range(2, length + 1):
+        moments = command_line._moments(drawn, n)
+        assert len(moments) == n
+        assert (moments.diff() > 0).all()
+        assert (int(moments[0]), int(moments[-1])) == (0, length - 1)
+    assert moments.tolist() == list(range(length))
+
+
+def test_a_films_moments_are_evenly_spaced_in_noise_where_there_is_a_choice() -> None:
+    share = torch.linspace(1, 0, 101, dtype=torch.float64).clamp(max=1 - 1e-9)
+    drawn = generation.Drawn(torch.zeros(1), torch.zeros(101, 1), share / (1 - share**2).sqrt())
+    assert command_line._moments(drawn, 5).tolist() == [0, 25, 50, 75, 100]
+
+
 WRONG = {
     "n": (["--n", "0"], "expected --n from 1 to 1000, got 0"),
     "n-negative": (["--n", "-3"], "expected --n from 1 to 1000, got -3"),
@@ -121,8 +158,12 @@ WRONG = {
     "scale": (["--scale", "0"], "expected --scale from 1 to 32, got 0"),
     "seed": (["--seed", "-1"], "expected --seed from 0 to 2**63 - 1, got -1"),
     "seed-large": (["--seed", str(2**64)], "expected --seed from 0 to"),
-    "film": (["--film", "1"], "expected --film from 2 to 3 (steps + 1), got 1"),
-    "film-large": (["--film", "4"], "expected --film from 2 to 3 (steps + 1), got 4"),
+    "film": (["--film", "1"], "expected --film from 2 to 3 (states of 2 steps), got 1"),
+    "film-large": (["--film", "4"], "expected --film from 2 to 3 (states of 2 steps), got 4"),
+    "pixels": (["--n", "1000", "--scale", "32"], "expected at most 80,000,000 pixels, got 304,153,600: lower --scale"),
+    "pixels-film": (["--n", "1000", "--film", "3", "--scale", "16"], "pixels, got 226,317,312"),
+    "solver": (["--solver", "heun"], "expected no solver: digits-ddpm is sampled by ddim, got 'heun'"),
+    "class": (["--class", "²"], "expected no --class: digits-ddpm knows none, got '²'"),
 }
 
 
@@ -143,6 +184,34 @@ def test_wrong_options_are_explained_and_cost_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+WRONG_OF_CONTINUOUS = {
+    "class": (["--class", "²"], "expected --class out of airplane, automobile"),
+    "class-large": (["--class", "11"], "got '11'"),
+    "film": (
+        ["--solver", "annealed-langevin", "--steps", "9", "--film", "6"],
+        "expected --film from 2 to 5 (states of 9 steps), got 6",
+    ),
+    "steps": (["--solver", "annealed-langevin", "--steps", "4"], "expected at least 5 steps of annealed Langevin"),
+    "steps-large": (["--steps", "1001"], "expected --steps from 1 to 1000, got 1001"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG_OF_CONTINUOUS.values(), ids=WRONG_OF_CONTINUOUS)
+def test_wrong_options_for_a_model_of_continuous_noise_are_explained(
+    options: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(zoo, "load", None)
+    assert main(["sample", "cifar10-edm", "--out", str(tmp_path / "new" / "a.png"), *options]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: expected ")
+    assert message in error
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["a.jpg", "a", "png"])
 def test_other_endings_are_refused(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sample(tmp_path / name) == 2
@@ -159,8 +228,17 @@ def test_places_that_cannot_be_written_are_found_before_the_work(
     assert sample(tmp_path / "folder.png") == 2
     assert "expected --out to be a file, got the folder" in capsys.readouterr().err
     assert sample(tmp_path / "file" / "a.png") == 2
-    assert capsys.readouterr().err.startswith("error: ")
+    wanted = f"error: expected --out to be a file that can be written, got {tmp_path / 'file' / 'a.png'} ("
+    assert capsys.readouterr().err.startswith(wanted)
     assert (tmp_path / "file").read_text() == "kept"
+
+    def refuse(**_: Any) -> None:
+        raise PermissionError(13, "Permission denied", "/temporary")
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", refuse)
+    assert sample(tmp_path / "a.png") == 2
+    wanted = f"error: expected --out to be a file that can be written, got {tmp_path / 'a.png'} (Permission denied)\n"
+    assert capsys.readouterr().err == wanted
 
 
 def test_a_failure_on_the_way_keeps_the_old_picture(
@@ -213,6 +291,139 @@ def test_a_model_that_draws_nothing_says_so(tmp_path: Path, capsys: pytest.Captu
     assert list(tmp_path.iterdir()) == []
 
 
+# ── evaluate ──────────────────────────────────────────────────────────────
+
+
+def evaluate(*options: str, name: str = "cifar10-edm") -> int:
+    return main(["evaluate", name, "--features", "means", "--n", "100", *options])
+
+
+class Means(evaluation.Features):
+    """Means over quarters of the pictures: features that cost nothing."""
+
+    name = "means"
+    label = "FD-means"
+    n_features = 12
+    protocol = "means over 16x16 patches"
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        return nn.functional.avg_pool2d(images.float(), 16).flatten(1)
+
+
+def noise_of(seed: int, n: int = 100) -> torch.Tensor:
+    return 2 * torch.rand(n, 3, 32, 32, generator=torch.Generator().manual_seed(seed)) - 1
+
+
+@pytest.fixture
+def reference(monkeypatch: pytest.MonkeyPatch) -> evaluation.Reference:
+    """Noise, in place of the references that ship."""
+    images = data.to_uint8(noise_of(0, 200))
+    built = evaluation.build_reference(Means(), images, n_reduced=100, dimensions=8)[0]
+    monkeypatch.setattr(evaluation, "load_reference", {"means": built}.__getitem__)
+    monkeypatch.setattr(evaluation, "load_features", {"means": Means()}.__getitem__)
+    return built
+
+
+@pytest.fixture
+def noise(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Pictures are noise, and the seeds they were drawn from are listed; seed 9 is an interruption."""
+    seeds: list[int] = []
+
+    def draw(model: nn.Module, card: dict[str, Any], n: int, *, seed: int, **_: Any) -> generation.Drawn:
+        if seed == 9:
+            raise KeyboardInterrupt
+        seeds.append(seed)
+        return generation.Drawn(noise_of(seed, n))
+
+    monkeypatch.setattr(generation, "draw", draw)
+    return seeds
+
+
+def test_evaluate_writes_what_it_measures(
+    reference: evaluation.Reference, noise: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "evaluation.json"
+    assert evaluate("--seeds", "3", "1", "--steps", "7", "--out", str(out)) == 0
+    result, card = json.loads(out.read_text("utf-8")), zoo.card("cifar10-edm")
+    rows = []
+    for seed in (3, 1):
+        row = evaluation.evaluate_images(noise_of(seed), reference, features=Means(), labels=torch.arange(100) % 10)
+        rows.append({"seed": seed, **row})
+    assert result == {
+        "benchmark": "evaluation",
+        "model": {key: card[key] for key in ("name", "sha256", "images_seen", "minutes", "parameters")},
+        "settings": {"n": 100, "steps": 7, "guidance": 1.0, "solver": "ipndm", "precision": "float32"},
+        "rows": rows,
+    }
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == f"seed 3  FD-means {rows[0]['frechet_distance']:.2f}  (N = 100)"
+    assert printed[2] == f"wrote {out}"
+
+
+def test_evaluate_says_by_what_it_has_drawn(reference: evaluation.Reference, noise: list[int], tmp_path: Path) -> None:
+    out = tmp_path / "a.json"
+    assert evaluate("--out", str(out), name="cifar10-ddpm") == 0
+    assert json.loads(out.read_text("utf-8"))["settings"]["solver"] == "ddim"
+
+
+def test_an_interrupted_evaluation_keeps_whole_seeds(
+    reference: evaluation.Reference, noise: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a.json"
+    assert evaluate("--seeds", "9", "--out", str(out)) == 130
+    assert capsys.readouterr().err == "interrupted: nothing was written\n"
+    assert list(tmp_path.iterdir()) == []
+    assert evaluate("--seeds", "0", "9", "2", "--out", str(out)) == 130
+    assert capsys.readouterr().err == f"interrupted: {out} holds 1 of 3 seeds\n"
+    kept = out.read_bytes()
+    assert evaluate("--seeds", "0", "--out", str(out)) == 0
+    assert out.read_bytes() == kept
+
+
+WRONG_EVALUATIONS = {
+    "shape": (["digits-ddpm"], "expected a model of pictures of shape [3, 32, 32], got digits-ddpm of [1, 16, 16]"),
+    "classifier": (["cifarnet"], "expected a diffusion model, got cifarnet"),
+    "features": (["cifar10-edm", "--features", "cifarnet", "vgg"], "expected a reference out of"),
+    "reference": (["cifar10-edm", "--features", "inception"], "got 'inception'"),
+    "n": (["cifar10-edm", "--n", "99"], "expected --n of at least 100, got 99"),
+    "seed": (["cifar10-edm", "--seeds", "0", "-1"], "expected --seeds from 0 to 2**63 - 1, got -1"),
+    "seed-large": (["cifar10-edm", "--seeds", str(2**63)], "expected --seeds from 0 to"),
+    "steps": (["cifar10-edm", "--steps", "0"], "expected --steps from 1 to 1000, got 0"),
+    "solver": (["cifar10-ebm", "--solver", "heun"], "expected no solver: cifar10-ebm is sampled by langevin"),
+    "guidance": (["cifar10-ddpm", "--guidance", "2"], "expected no --guidance: cifar10-ddpm knows no classes"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG_EVALUATIONS.values(), ids=WRONG_EVALUATIONS)
+def test_evaluate_refuses_before_it_draws(
+    options: list[str], message: str, noise: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", *options, "--out", str(tmp_path / "new" / "a.json")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: expected ")
+    assert message in error
+    assert noise == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_evaluate_finds_what_is_missing_before_it_draws(
+    reference: evaluation.Reference,
+    noise: list[int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert evaluate("--out", str(tmp_path)) == 2
+    assert f"expected --out to be a file, got the folder {tmp_path}" in capsys.readouterr().err
+    (tmp_path / "file").write_text("kept")
+    assert evaluate("--out", str(tmp_path / "file" / "a.json")) == 2
+    assert "expected --out to be a file that can be written" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "prdc", None)
+    assert evaluate() == 2
+    assert "pip install prdc" in capsys.readouterr().err
+    assert noise == []
+
+
 # ── train ─────────────────────────────────────────────────────────────────
 
 
@@ -259,6 +470,43 @@ def test_train_hands_on_settings_pictures_and_weights(tmp_path: Path, asked: lis
     )
 
 
+def parsed(command: str) -> argparse.Namespace:
+    """What a command that people type means."""
+    words = shlex.split(command)
+    assert words[:3] == ["python", "-m", "helpers"]
+    return command_line._parser().parse_args(words[3:])
+
+
+def test_settings_may_be_given_one_by_one(asked: list[dict[str, Any]]) -> None:
+    apart = ["--set", "n_steps=2", "--set", "warmup_steps=0", "precision=float32", "--set", "n_steps=3"]
+    assert main(["train", "digits-classifier", *apart]) == 0
+    assert asked[0]["changes"] == {"n_steps": 3, "warmup_steps": 0, "precision": "float32"}
+    assert main(["train", "digits-classifier"]) == 0
+    assert asked[1]["changes"] == {}  # nothing stays behind
+
+
+def test_the_command_on_the_card_trains_the_same(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Typed again, with the shell's own reading of quotes, it asks for what it asked for."""
+    settings = ["n_steps=20", "betas=(0.9, 0.99)", "precision=it's", "seed=$HOME", "warmup_steps=0"]
+    options = ["--set", *settings, "--images", "my pictures", "--size", "48", "--start", "a;b.safetensors"]
+    assert main(["train", "cifar10-edm", *options]) == 0
+    again = parsed(asked[0]["command"])
+    assert again.set == settings
+    assert (again.images, again.size, again.start) == (Path("my pictures"), 48, Path("a;b.safetensors"))
+    assert command_line._typed(again) == asked[0]["command"]
+
+
+@pytest.mark.parametrize("name", zoo.available())
+def test_the_commands_of_shipped_cards_name_the_settings_of_their_trainings(name: str) -> None:
+    card = zoo.card(name)
+    for stage in (card, *card.get("went_on_from", [])):
+        options = parsed(stage["command"])
+        settings = command_line._settings(options.set)
+        assert len(settings) == stage["command"].count("--set")
+        assert settings == {key: stage["config"][key] for key in settings}
+        recipes.changed(recipes.RECIPES[options.name], settings)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -289,6 +537,23 @@ def test_train_reports_divergence_and_writes_nothing(
     assert main(["train", "digits-classifier", "--out", str(tmp_path)]) == 1
     assert capsys.readouterr().err == "error: the loss is nan at step 3: lower the learning rate\n"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["digits-classifier", "cifarnet", "cifar10-edm"])
+def test_an_interrupted_training_says_what_there_is(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recipes, "run", interrupt)
+    assert main(["train", name, "--out", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "interrupted: nothing was written\n"
+    state = training.Run(tmp_path / name).checkpoint
+    state.touch()
+    assert main(["train", name, "--out", str(tmp_path)]) == 130
+    kept = f"interrupted: the state is kept in {tmp_path / name}, and the same command goes on\n"
+    assert capsys.readouterr().err == kept
 
 
 def test_train_into_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -333,12 +598,14 @@ def test_help_explains_every_option(command: list[str], capsys: pytest.CaptureFi
 
 
 def test_the_examples_in_the_help_are_right() -> None:
-    """Every example parses; a stale option would not."""
+    """Every example parses, and what it sets a recipe accepts; a stale option would not."""
     lines = [line.strip() for line in command_line._parser().epilog.splitlines()]
-    examples = [line.removeprefix("python -m helpers ").split() for line in lines if line.startswith("python -m")]
-    assert len(examples) >= 3
+    examples = [shlex.split(line.partition("-m helpers ")[2]) for line in lines if "-m helpers " in line]
+    assert len(examples) == len(lines) - 1  # but for their heading
     for example in examples:
-        command_line._parser().parse_args(example)
+        options = command_line._parser().parse_args(example)
+        if options.command == "train":
+            recipes.changed(recipes.RECIPES[options.name], command_line._settings(options.set))
 
 
 def test_it_runs_as_a_module() -> None:

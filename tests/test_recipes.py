@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
-from helpers import data, recipes, training, zoo
+from helpers import data, diffusion, recipes, samplers, training, zoo
 from helpers.training import TrainingConfig, TrainingDiverged, load_checkpoint
 
 TINY = TrainingConfig(n_steps=2, batch_size=4, ema_half_life=10, seed=7)
@@ -111,6 +117,116 @@ def test_the_seed_of_the_recipe_decides_everything(
     other = replace(tiny("digits-classifier"), config=replace(TINY, seed=8))
     monkeypatch.setitem(recipes.RECIPES, "digits-classifier", other)
     assert recipes.run("digits-classifier", tmp_path / "c").read_bytes() != first
+
+
+@pytest.mark.parametrize("name", DIGITS)
+def test_without_an_average_the_model_itself_is_measured_and_saved(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few_digits: data.Split
+) -> None:
+    results, train = [], training.train
+    monkeypatch.setattr(training, "train", lambda *a, **k: results.append(train(*a, **k)) or results[-1])
+    monkeypatch.setitem(recipes.RECIPES, name, tiny(name))
+    path = recipes.run(name, tmp_path, changes={"ema_half_life": None}, progress=False)
+    model, card = zoo.load_file(path)
+    assert card["config"]["ema_half_life"] is None
+    assert set(card["metrics"]) == set(zoo.card(name)["metrics"])
+    for key, value in results[0].model.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value), key
+
+
+# ── other devices, other processes ────────────────────────────────────────
+
+
+class Elsewhere(nn.Module):
+    """Stands for a trained network on a device without numbers: it checks where pictures come, and answers here."""
+
+    def __init__(self, answer: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.weight, self.answer = nn.Parameter(torch.zeros(1, device="meta")), answer
+
+    def forward(self, x: torch.Tensor, *conditions: torch.Tensor) -> torch.Tensor:
+        assert x.device == self.weight.device
+        return self.answer(x)
+
+
+@pytest.mark.parametrize("name", DIGITS)
+def test_batches_and_pictures_go_where_the_network_is(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few_digits: data.Split
+) -> None:
+    """As with an accelerator, which moves the network alone. PyTorch refuses to mix the device "meta" with others."""
+    answers = {
+        "digits-classifier": lambda x: torch.zeros(len(x), 10),
+        "digits-ddpm": lambda x: torch.zeros(x.shape),
+        "digits-energy": lambda x: torch.zeros(len(x)),
+    }
+
+    def train(
+        model: nn.Module, loss: training.LossFunction, examples: torch.Tensor, config: TrainingConfig, **options: Any
+    ) -> training.TrainingResult:
+        given = options.get("through", lambda whole: whole)(model.to("meta"))
+        assert loss(given, examples[:4], torch.Generator()).device.type == "meta"
+        return training.TrainingResult(zoo.build(tiny(name).architecture), Elsewhere(answers[name]), [1.0], [1.0])
+
+    def sample(model: nn.Module, sampler: object, x_T: torch.Tensor, **_: object) -> torch.Tensor:
+        return model(x_T)
+
+    for name_ in ("simple_loss", "edm_loss"):  # which look at numbers
+        monkeypatch.setattr(diffusion, name_, lambda model, x, *_: x.mean())
+    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(samplers, "sample", sample)
+    monkeypatch.setitem(recipes.RECIPES, name, tiny(name))
+    monkeypatch.setattr(training, "save_checkpoint", lambda path, *_: path)
+    assert recipes.run(name, tmp_path) == tmp_path / f"{name}.safetensors"
+
+
+PAIR = """
+import sys
+from pathlib import Path
+
+from helpers import recipes, training
+
+folder, pictures = map(Path, sys.argv[1:])
+common = {"n_steps": 4, "batch_size": 8, "warmup_steps": 0, "n_parts": 2}
+network = {"channels": [64, 64], "blocks": [1, 1, 1, 1], "emb_channels": 16}
+engine = training.accelerator(cpu=True) if training.is_launched() else None
+assert (engine.num_processes if engine else 1) == {"one": 1, "two": 2}[folder.name]
+recipes.run("digits-energy", folder, changes=common, accelerator=engine, progress=False)
+changes = common | {"decay": "constant", "decay_steps": None, "ema_every": 2, "precision": "float32"}
+job = {"images": pictures, "size": 8, "accelerator": engine, "progress": False}
+recipes.run("cifar10-energy", folder, changes=changes, arguments=network, **job)
+if engine:
+    engine.end_training()
+"""
+
+
+def test_two_processes_train_an_energy_as_one_does(tmp_path: Path) -> None:
+    """Its loss calls the denoiser inside it, and the gradients of both processes meet all the same.
+
+    Sums in another order are all that differs: less than a hundredth of the way that the weights have gone.
+    """
+    pytest.importorskip("accelerate", reason="many processes need accelerate")
+    (tmp_path / "pictures").mkdir()
+    for k in range(6):
+        pixels = np.random.default_rng(k).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{k}.png")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    (tmp_path / "script.py").write_text(PAIR)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    for folder, start in {"one": [], "two": launcher}.items():
+        done = subprocess.run(
+            [sys.executable, *start, tmp_path / "script.py", tmp_path / folder, tmp_path / "pictures"],
+            env=environment, capture_output=True, text=True, timeout=240, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-4000:]
+    for name in ("digits-energy", "cifar10-energy"):
+        (one, card), (two, other) = (zoo.load_file(tmp_path / n / f"{name}.safetensors") for n in ("one", "two"))
+        assert other["metrics"]["final_loss"] == pytest.approx(card["metrics"]["final_loss"], rel=1e-4)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(card["config"]["seed"])
+            fresh = zoo.build(card["architecture"])
+        first, second, start = (nn.utils.parameters_to_vector(m.parameters()) for m in (one, two, fresh))
+        assert (second - first).norm() < 0.01 * (first - start).norm()
 
 
 # ── failures ──────────────────────────────────────────────────────────────

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +14,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_images
+from torch import nn
 
 from helpers import data, diffusion, generation, recipes, training, zoo
-from helpers.recipes import _pictures
+from helpers.recipes import _pictures, energies
 from helpers.training import TrainingDiverged
 
 SMALL = {
@@ -47,9 +52,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(name: str, folder: Path, changes: dict[str, Any] | None = None, **job: Any) -> Path:
-    decays = recipes.RECIPES[name].config.decay != "constant"
-    chosen = CHANGES if decays else {k: v for k, v in CHANGES.items() if k != "decay_steps"}
-    return recipes.run(name, folder, changes={**chosen, **(changes or {})}, progress=False, **job)
+    chosen = {**CHANGES, **(changes or {})}
+    if recipes.RECIPES[name].config.decay == "constant":
+        del chosen["decay_steps"]
+    return recipes.run(name, folder, changes=chosen, progress=False, **job)
 
 
 def card_of(path: Path) -> dict[str, Any]:
@@ -84,7 +90,7 @@ def test_the_same_command_goes_on_and_ends_where_an_uninterrupted_one_does(name:
     assert parts.read_bytes() == whole.read_bytes()
 
 
-def interrupt_at(step: int, name: str, folder: Path) -> None:
+def interrupt_at(step: int, name: str, folder: Path, **job: Any) -> None:
     """Run a recipe and press Ctrl-C when ``step`` steps are done."""
     import _thread
 
@@ -100,7 +106,7 @@ def interrupt_at(step: int, name: str, folder: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "train", train)
-        run(name, folder)
+        run(name, folder, **job)
 
 
 @each_recipe
@@ -194,6 +200,144 @@ def test_settings_that_ship_make_sense(name: str) -> None:
     assert config.channels_last
     assert config.ema_half_life == 500_000  # images, as Karras et al. (2022) have it
     assert recipes.changed(recipes.RECIPES[name], {"precision": "float32"}).config.precision == "float32"
+
+
+@each_recipe
+def test_fewer_steps_than_the_average_waits_for_ship_no_random_weights(name: str, tmp_path: Path) -> None:
+    path = run(name, tmp_path, {"n_steps": 2, "ema_every": 8, "decay_steps": 1})
+    average, raw = load_file(path), load_file(tmp_path / "raw" / path.name)
+    for key, value in raw.items():
+        torch.testing.assert_close(average[key.replace("model.", "ema.", 1)], value, rtol=2e-3, atol=1e-4)
+    recipe = recipes.RECIPES[name]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.config.seed)
+        random = zoo.build(recipe.architecture).state_dict()
+    model, _ = zoo.load_file(path)
+    assert any((value - random[key]).abs().max() > 1e-4 for key, value in model.state_dict().items())
+
+
+@each_recipe
+def test_without_an_average_the_model_itself_ships(name: str, tmp_path: Path) -> None:
+    path = run(name, tmp_path, {"ema_half_life": None})
+    average, raw = load_file(path), load_file(tmp_path / "raw" / path.name)
+    assert {key.replace("ema.", "model.", 1) for key in average} == set(raw)
+    for key, value in average.items():
+        assert torch.equal(raw[key.replace("ema.", "model.", 1)], value)
+    assert card_of(path)["config"]["ema_half_life"] is None
+    assert card_of(run(name, tmp_path / "on", {**SHORT, "ema_half_life": None}, start=path))["images_seen"] == 48
+
+
+def test_a_size_without_pictures_is_refused(tmp_path: Path) -> None:
+    """It would do nothing, and stand on the card."""
+    with pytest.raises(ValueError, match="expected --images with --size 64"):
+        run("cifar10-edm", tmp_path / "runs", size=64)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_pictures_of_a_folder_are_never_floats_all_at_once(tmp_path: Path, pictures: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "from_uint8", None)
+        patch.setattr(data.folder, "from_uint8", None)
+        examples = _pictures.examples_of(recipes.Job(tmp_path, images=pictures, size=24), 3)
+    assert torch.equal(examples.images, data.to_uint8(data.image_folder(pictures, 24)))
+    digest = hashlib.sha256(examples.images.numpy().tobytes()).hexdigest()
+    assert examples.words == f"6 pictures of a folder, at 24×24; SHA-256 {digest}"
+
+
+# ── warm starts and their files ───────────────────────────────────────────
+
+
+def test_raw_weights_of_another_training_are_refused(tmp_path: Path) -> None:
+    first = run("cifar10-edm", tmp_path / "first")
+    longer = run("cifar10-edm", tmp_path / "longer", {"n_steps": 6})
+    for file in (longer.parent / "raw").iterdir():
+        shutil.copy(file, first.parent / "raw")
+    with pytest.raises(ValueError, match=r"expected .*raw.* same training as .*, got another images_seen and config: "):
+        run("cifar10-edm", tmp_path / "second", SHORT, start=first)
+
+
+@pytest.mark.parametrize("missing", ["images_seen", "minutes", "config", "command"])
+def test_a_start_whose_card_lacks_an_entry_is_refused(tmp_path: Path, missing: str) -> None:
+    first = run("cifar10-edm", tmp_path / "first")
+    card = {key: value for key, value in card_of(first).items() if key != missing}
+    first.with_suffix(".json").write_text(json.dumps(card))
+    with pytest.raises(ValueError, match=rf"expected {missing} in the card cifar10-edm\.json, got none"):
+        run("cifar10-edm", tmp_path / "second", SHORT, start=first)
+
+
+def begin_from(start: Path, folder: Path) -> None:
+    """Go on from weights, and be interrupted half way."""
+    with pytest.raises(KeyboardInterrupt):
+        interrupt_at(2, "cifar10-edm", folder, start=start)
+
+
+def test_a_checkpoint_goes_on_although_the_weights_it_started_from_are_replaced_or_gone(tmp_path: Path) -> None:
+    """The card still tells of those that it did start from, and every weight is as if nothing had been replaced."""
+    first = run("cifar10-edm", tmp_path / "first")
+    whole = run("cifar10-edm", tmp_path / "whole", start=first)
+    wanted, begun_with = card_of(whole)["went_on_from"], card_of(first)["sha256"]
+    begin_from(first, tmp_path / "replaced")
+    begin_from(first, tmp_path / "gone")
+    run("cifar10-edm", tmp_path / "other", {"n_steps": 5})
+    for file in ("cifar10-edm.safetensors", "cifar10-edm.json", "raw/cifar10-edm.safetensors", "raw/cifar10-edm.json"):
+        shutil.copy(tmp_path / "other" / file, tmp_path / "first" / file)
+    with pytest.warns(UserWarning, match="is not what the checkpoint in .*replaced.* went on from: not used"):
+        replaced = run("cifar10-edm", tmp_path / "replaced", start=first)
+    for file in (first, first.with_suffix(".json")):
+        file.unlink()
+    gone = run("cifar10-edm", tmp_path / "gone", start=first)
+    for path in (replaced, gone):
+        assert path.read_bytes() == whole.read_bytes()
+        assert card_of(path)["images_seen"] == card_of(whole)["images_seen"]
+        assert card_of(path)["went_on_from"] == wanted
+    assert [stage["sha256"] for stage in wanted] == [begun_with]
+
+
+def test_a_checkpoint_that_knows_the_hash_of_its_start_alone_finds_it_among_the_stages_of_the_card(
+    tmp_path: Path,
+) -> None:
+    """Checkpoints that tell no origin: from the file as it was, from its successor, and from no other."""
+    first = run("cifar10-edm", tmp_path / "first")
+    whole = run("cifar10-edm", tmp_path / "whole", start=first)
+    for name, start in {"same": first, "successor": whole, "stranger": None}.items():
+        begin_from(first, tmp_path / name)
+        checkpoint = tmp_path / name / "cifar10-edm" / "checkpoint.safetensors"
+        _forget_origin(checkpoint)
+        if start is None:
+            start = run("cifar10-edm", tmp_path / "other", {"n_steps": 5})
+            with pytest.raises(ValueError, match=r"is of another training \(start: expected '\w+', got '\w+'\)"):
+                run("cifar10-edm", tmp_path / name, start=start)
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore" if name == "successor" else "error")
+            path = run("cifar10-edm", tmp_path / name, start=start)
+        assert path.read_bytes() == whole.read_bytes()
+        assert card_of(path)["went_on_from"] == card_of(whole)["went_on_from"]
+    with pytest.raises(ValueError, match=r"is of another training \(start: expected None, got '\w+'\)"):
+        run("cifar10-edm", tmp_path / "whole", {"n_steps": 6})  # without its start it is another command
+
+
+def _forget_origin(checkpoint: Path) -> None:
+    with safe_open(checkpoint, "pt") as file:
+        state = json.loads(file.metadata()["state"])
+    del state["origin"]
+    save_file(load_file(checkpoint), checkpoint, {"state": json.dumps(state)})
+
+
+# ── other devices ─────────────────────────────────────────────────────────
+
+
+def test_pictures_whose_energies_go_on_the_card_go_where_the_network_is() -> None:
+    class Elsewhere(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1, device="meta"))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert x.device == self.weight.device
+            return torch.arange(float(len(x)))
+
+    assert energies.energy_quantiles(Elsewhere(), data.cifar10().test, n=3) == [0.0, 3.0, 6.0, 9.0]
 
 
 # ── energies ──────────────────────────────────────────────────────────────

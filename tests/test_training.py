@@ -79,6 +79,20 @@ def flat(model: nn.Module) -> Tensor:
         ({"decay_steps": 2}, "decay 'cosine' with decay_steps = 2, got 'constant'"),
         ({"precision": "float16"}, "precision"),
         ({"optimizer": "sgd"}, "optimizer 'adamw' or 'muon', got 'sgd'"),
+        ({"fused": "no"}, "fused to be True or False, got 'no'"),
+        ({"channels_last": 1}, "channels_last to be True or False, got 1"),
+        ({"n_steps": True}, "n_steps to be an integer >= 1, got True"),
+        ({"learning_rate": "fast"}, "learning_rate > 0, got 'fast'"),
+        ({"ema_half_life": True}, "ema_half_life > 0 or None, got True"),
+        ({"weight_decay": "x"}, "weight_decay >= 0, got 'x'"),
+        ({"weight_decay": math.inf}, "weight_decay >= 0, got inf"),
+        ({"betas": 0.9}, r"betas to be two numbers in \[0, 1\), got 0\.9"),
+        ({"betas": (0.9, 0.99, 0.999)}, "betas to be two numbers"),
+        ({"betas": (0.9, "x")}, "betas to be two numbers"),
+        ({"seed": None}, "seed to be an integer from 0 to .*, got None"),
+        ({"seed": 1.5}, "seed to be an integer from 0 to .*, got 1.5"),
+        ({"seed": -1}, "seed to be an integer from 0 to .*, got -1"),
+        ({"seed": 99999999999999999999}, "seed to be an integer from 0 to .*, got 9999"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_refused_by_name(changes: dict[str, object], named: str) -> None:
@@ -88,6 +102,13 @@ def test_a_setting_that_makes_no_sense_is_refused_by_name(changes: dict[str, obj
 
 def test_what_may_be_left_out() -> None:
     assert config(grad_clip=None, ema_half_life=None, warmup_steps=5).warmup_steps == 5
+
+
+def test_the_largest_seed_trains_with_many_parts() -> None:
+    """The parts have seeds of their own, above it: a thousand of them fit below what a generator takes."""
+    largest = training.config.SEEDS - 1
+    assert all(map(math.isfinite, run(network(), seed=largest, n_parts=4, betas=[0, 0.9]).losses))
+    training.loop.Stream(largest + 1_000_003 * 1_000)
 
 
 def test_learning_rate_rises_linearly_and_falls_along_a_cosine() -> None:
@@ -319,6 +340,22 @@ def test_the_average_may_follow_every_third_step() -> None:
     torch.testing.assert_close(flat(result.ema), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_fewer_steps_than_the_average_waits_for_do_not_leave_it_at_the_random_start() -> None:
+    """It then follows all of them at once: of the start is left a = 2^(−1/rampup), here 1/1024."""
+    model = network()
+    result = run(model, n_steps=3, ema_every=8)
+    expected = torch.lerp(flat(network()), flat(model), 1 - 2.0**-10)
+    torch.testing.assert_close(flat(result.ema), expected, rtol=1e-6, atol=1e-7)
+    whole = run(network(), n_steps=9, ema_every=8)  # and where it has followed some, the last ones stay out
+    torch.testing.assert_close(flat(whole.ema), flat(run(network(), n_steps=8, ema_every=8).ema), rtol=0, atol=0)
+
+
+def test_an_average_that_goes_on_from_another_training_is_not_touched_by_fewer_steps() -> None:
+    start = training.Start(network(5), 1000)
+    result = train(network(), squared_error, POINTS, config(ema_every=8), start=start, progress=False)
+    assert torch.equal(flat(result.ema), flat(network(5)))
+
+
 @pytest.mark.parametrize("n_parts", [2, 4])
 def test_parts_of_a_batch_add_up_to_the_whole(n_parts: int) -> None:
     """Without random numbers in the loss only the order of sums is left, and the order of the batches: all in one."""
@@ -357,7 +394,34 @@ def test_fast_options_change_the_numbers_little(name: str) -> None:
 
 
 def test_no_average_where_none_is_asked_for() -> None:
-    assert run(network(), ema_half_life=None).ema is None
+    result = run(network(), ema_half_life=None)
+    assert result.ema is None
+    assert result.average is result.model  # what there is to sample with
+    assert (averaged := run(network())).average is averaged.ema
+
+
+def test_the_loss_may_be_given_a_part_that_holds_all_weights() -> None:
+    """The same bits as where the loss takes the part itself; a part that leaves weights outside is refused."""
+
+    class Around(nn.Module):
+        def __init__(self, inside: nn.Module) -> None:
+            super().__init__()
+            self.inside = inside
+
+    def own(model: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
+        return squared_error(model.inside, x, generator)
+
+    settings = {"data": POINTS, "config": config(), "progress": False}
+    whole = train(Around(network()), own, **settings)
+    part = train(Around(network()), squared_error, **settings, through=lambda model: model.inside)
+    assert isinstance(part.model, Around)
+    assert isinstance(part.ema, Around)
+    assert torch.equal(flat(part.model), flat(whole.model))
+    assert torch.equal(flat(part.ema), flat(whole.ema))
+    with pytest.raises(
+        ValueError, match=r"all weights inside the module that the loss is given, got inside\.3\.weight"
+    ):
+        train(Around(network()), squared_error, **settings, through=lambda model: model.inside[:3])
 
 
 @pytest.mark.parametrize("hidden", [False, True])
@@ -576,9 +640,19 @@ def test_a_broken_description_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_another_architecture_is_refused(tmp_path: Path) -> None:
+    """By one line, whatever the number of weights, and before any of them is loaded."""
     path, _ = saved(tmp_path)
-    with pytest.raises(ValueError, match=r"model\.safetensors does not fit this Linear"):
-        load_checkpoint(path, {"model": nn.Linear(2, 8)})
+    other = nn.Linear(2, 8)
+    before = flat(other)
+    with pytest.raises(ValueError, match="does not fit") as caught:
+        load_checkpoint(path, {"model": other})
+    assert str(caught.value) == (
+        "model.safetensors does not fit this Linear: 2 weights missing, 4 unexpected, first weight"
+    )
+    assert torch.equal(flat(other), before)
+    wider = nn.Sequential(nn.Linear(2, 9), nn.Tanh(), nn.Identity(), nn.Linear(9, 1))
+    with pytest.raises(ValueError, match=r"fit this Sequential: 3 weights of another shape, first 0\.weight$"):
+        load_checkpoint(path, {"model": wider})
 
 
 def test_a_name_that_is_not_in_the_file_is_refused_with_those_that_are(tmp_path: Path) -> None:

@@ -68,6 +68,11 @@ def session(
     return train(model or network(), loss, IMAGES, config(**changes), run=run, callback=watch, progress=False)
 
 
+def files_in(folder: Path) -> list[str]:
+    """What a folder holds beside the empty file that the process which trains there holds."""
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+
+
 def kept(
     folder: Path, identity: dict[str, object] | None = None
 ) -> tuple[dict[str, Tensor], dict[str, object], list[dict[str, object]]]:
@@ -238,6 +243,62 @@ def test_weights_that_two_layers_share_are_kept(tmp_path: Path) -> None:
     assert all(torch.equal(tensors[name], wanted[name]) for name in wanted)
 
 
+def test_fewer_steps_than_the_average_waits_for_change_nothing_that_is_kept(tmp_path: Path) -> None:
+    """What is given back has an average of them; the checkpoint goes on as if there had been no end."""
+    short = session(tmp_path / "stages", n_steps=3, ema_every=4)
+    assert not torch.equal(short.ema[0].weight, network()[0].weight)
+    again = session(tmp_path / "stages", n_steps=3, ema_every=4)
+    assert torch.equal(again.ema[0].weight, short.ema[0].weight)
+    session(tmp_path / "stages", ema_every=4)
+    session(tmp_path / "whole", ema_every=4)
+    assert_same(tmp_path / "stages", tmp_path / "whole")
+
+
+# ── one process at a time ─────────────────────────────────────────────────
+
+
+def test_a_folder_in_which_another_process_trains_is_refused_and_left_alone(tmp_path: Path) -> None:
+    """Else the slower one would put its old state over the newer one, and remove its half-written files."""
+    seen = []
+
+    def intrude(step: int, result: TrainingResult) -> None:
+        if step != 5:
+            return
+        unfinished = tmp_path / ".checkpoint.safetensors.half"
+        unfinished.write_text("half")
+        other = run_script("import sys; from pathlib import Path; from test_training_run import session as s; "
+                           "s(Path(sys.argv[1]))", tmp_path)  # fmt: skip
+        seen.append((other.returncode, other.stderr.splitlines()[-1], unfinished.exists(), kept(tmp_path)[1]["step"]))
+
+    session(tmp_path, callback=intrude)
+    message = f"another process trains in {tmp_path}: wait until it has ended, or choose another folder"
+    assert seen == [(1, f"ValueError: {message}", True, 4)]
+    session(tmp_path)  # it has let go of it
+
+
+@pytest.mark.parametrize("end", [Crash, KeyboardInterrupt])
+def test_a_training_that_ends_early_lets_go_of_its_folder(tmp_path: Path, end: type[BaseException]) -> None:
+    def leave(step: int, result: TrainingResult) -> None:
+        raise end
+
+    with pytest.raises(end):
+        session(tmp_path, callback=leave)
+    other = Run(tmp_path)
+    other.acquire()
+    with pytest.raises(ValueError, match="another process trains in"):
+        session(tmp_path)
+    other.release()
+    session(tmp_path)
+
+
+def test_where_nothing_can_be_locked_it_trains_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object, **__: object) -> None:
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr(training.run.FileLock, "acquire", none)
+    assert len(session(tmp_path).losses) == 10
+
+
 # ── stops ─────────────────────────────────────────────────────────────────
 
 
@@ -368,7 +429,7 @@ def test_kill_9_at_any_moment_even_inside_a_checkpoint_loses_nothing_that_was_sa
     assert inside_a_write >= 2  # or the moment that matters was never met
     assert different_steps >= 3
     assert_same(tmp_path / "killed", tmp_path / "whole")
-    assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == ["checkpoint.safetensors", "log.jsonl"]
+    assert files_in(tmp_path / "killed") == ["checkpoint.safetensors", "log.jsonl"]
 
 
 # ── a full disk ───────────────────────────────────────────────────────────
@@ -392,7 +453,7 @@ def test_where_no_more_can_be_written_the_last_checkpoint_stays(tmp_path: Path) 
     last = done.stderr.splitlines()[-1]
     assert last.startswith("OSError: [Errno 27] no checkpoint could be written, the last one is kept (File too large)")
     assert str(tmp_path / "limited" / "checkpoint.safetensors") in last
-    assert sorted(path.name for path in (tmp_path / "limited").iterdir()) == ["checkpoint.safetensors", "log.jsonl"]
+    assert files_in(tmp_path / "limited") == ["checkpoint.safetensors", "log.jsonl"]
     assert kept(tmp_path / "limited")[1]["step"] == 4
     session(tmp_path / "limited")
     session(tmp_path / "whole")
@@ -418,7 +479,7 @@ def test_a_full_disk_is_named_and_leaves_no_litter(
     assert caught.value.filename == str(tmp_path / "checkpoint.safetensors")
     assert ("the last one is kept" if good_ones else "there is none yet") in str(caught.value)
     assert "No space left on device" in str(caught.value)
-    left = [path.name for path in tmp_path.iterdir() if path.name != "log.jsonl"]
+    left = [name for name in files_in(tmp_path) if name != "log.jsonl"]
     assert left == (["checkpoint.safetensors"] if good_ones else [])
     if good_ones:
         assert kept(tmp_path)[1]["step"] == 2
@@ -507,7 +568,8 @@ def test_another_set_of_examples_is_refused(tmp_path: Path) -> None:
         ({"every_minutes": -1.0}, "every_minutes >= 0, got -1"),
         ({"every_minutes": math.nan}, "every_minutes >= 0, got nan"),
         ({"log_every": 0}, "log_every to be an integer >= 1, got 0"),
-        ({"identity": {"device": torch.device("cpu")}}, "identity that JSON can hold"),
+        ({"identity": {"device": torch.device("cpu")}}, "identity .* that JSON can hold"),
+        ({"origin": {"device": torch.device("cpu")}}, "origin that JSON can hold"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_at_once(
@@ -571,7 +633,20 @@ def test_the_log_of_a_training_without_a_checkpoint_starts_anew(tmp_path: Path) 
     assert_same(tmp_path / "cut", tmp_path / "whole")
 
 
-@pytest.mark.parametrize("tail", ["{", '{"step": 6, "lo', "\x00\x00\x00", "\udcff"])
+def test_a_checkpoint_tells_what_its_training_went_on_from_and_nothing_else_reads_it(tmp_path: Path) -> None:
+    assert Run(tmp_path).state() is None
+    origin = {"sha256": "0a", "images_seen": 7}
+    for k, run in enumerate((Run(tmp_path, {"recipe": "one"}, origin=origin), Run(tmp_path, {"recipe": "one"}))):
+        train(network(), loss, IMAGES, config(n_steps=2 + k), run=run, progress=False)
+        state = Run(tmp_path).state()  # of any training: nothing has to agree
+        assert (state["step"], state["identity"]) == (2 + k, {"recipe": "one"})
+        assert state["origin"] == (None if k else origin)
+
+
+TAILS = ["{", '{"step": 6, "lo', "\x00\x00\x00", "\udcff", "null", "[]", "7\n{}", '{"step": null}\n{"step": 6}']
+
+
+@pytest.mark.parametrize("tail", TAILS)
 def test_a_torn_last_line_is_left_out(tmp_path: Path, tail: str) -> None:
     run = Run(tmp_path)
     assert run.read_log() == []
@@ -587,4 +662,4 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> N
     for name in (".checkpoint.safetensors.abc", ".log.jsonl.xyz", "notes.txt"):
         (tmp_path / name).write_text("half")
     session(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.safetensors", "log.jsonl", "notes.txt"]
+    assert files_in(tmp_path) == ["checkpoint.safetensors", "log.jsonl", "notes.txt"]

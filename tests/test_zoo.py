@@ -238,6 +238,20 @@ def test_weights_that_do_not_ship_or_do_not_fit_are_refused(copied: Path) -> Non
         zoo.load("digits-classifier")
 
 
+@pytest.mark.parametrize("entries", [("shape",), ("images_seen", "minutes")])
+def test_a_card_that_lacks_what_is_needed_says_what(copied: Path, entries: tuple[str, ...]) -> None:
+    file = copied / "digits-classifier.safetensors"
+    assert zoo.load_file(file, entries=entries)[1] == zoo.card("digits-classifier")
+    card = {key: value for key, value in zoo.card("digits-classifier").items() if key not in entries}
+    file.with_suffix(".json").write_text(json.dumps(card))
+    wanted = f"expected {', '.join(entries)} in the card digits-classifier.json, got none: get both files anew"
+    with pytest.raises(ValueError, match=f"^{re.escape(wanted)}$"):
+        zoo.load_file(file, entries=entries)
+    if "shape" in entries:  # which every use needs
+        with pytest.raises(ValueError, match=f"^{re.escape(wanted)}$"):
+            zoo.load_file(file)
+
+
 # ── architectures and schedules ───────────────────────────────────────────
 
 

@@ -369,13 +369,26 @@ def _wrong_spread(s: float, wide: float, w: float, high: float) -> Mistakes:
     return {name: (torch.tensor(value), advice) for name, (value, advice) in table.items()}
 
 
+def _is_nan(value: Any) -> bool:
+    try:
+        return math.isnan(value)
+    except (TypeError, ValueError, RuntimeError):  # no number at all: not for this question
+        return False
+
+
 @check("11.5", "The spread of guided samples")
 def guided_std(spread: Callable[[float, float, float, float], Any]) -> str:
     """Check ``spread(s, S, w, sigma_hi)``: N(0, s²) guided by N(0, S²) below ``sigma_hi``."""
     cases = ((0.5, 1.2, 3.0, 0.7), (0.4, 1.0, 2.5, 2.0), (0.5, 1.0, 1.5, math.inf), (0.8, 0.6, 1.3, 1.0))
     for s, wide, w, high in (*cases, (0.5, 1.0, 1.0, 3.0)):
+        value = spread(s, wide, w, high)
+        if high == math.inf and _is_nan(value):
+            raise Mistake(
+                "infinity-over-infinity",
+                "for σ_hi = ∞ your ratio is ∞/∞, which is NaN. Its limit is 1: treat that case on its own.",
+            )
         expect_close(
-            expect_scalar(spread(s, wide, w, high), "the standard deviation"),
+            expect_scalar(value, "the standard deviation"),
             _spread(s, wide, w, high),
             mistakes=_wrong_spread(s, wide, w, high),
             name=f"the standard deviation for s = {s:g}, S = {wide:g}, w = {w:g}, σ_hi = {high:g}",
@@ -414,6 +427,10 @@ def _wrong_rounds(
     first = torch.where(mask, known + sigma * eps, x)
     replaced_first = first + (sigma_next - sigma) * (first - _denoise(first, sigma)) / sigma + up * xi
     stepped = x + (sigma_next - sigma) * (x - _denoise(x, sigma)) / sigma + up * xi
+    known_last = (
+        "right in distribution, but the task puts the known pixels in at sigma_next, with eps, and then sends *all* "
+        "pixels up with xi."
+    )
     return {
         "mask-inverted": (
             _round(x, known, ~mask, sigma, sigma_next, eps, xi),
@@ -454,6 +471,8 @@ def _wrong_rounds(
             replaced_first,
             "you put the known pixels in before the step. They come after it, at the noise of sigma_next.",
         ),
+        "known-last": (torch.where(mask, known + sigma * eps, stepped), known_last),
+        "known-last-with-xi": (torch.where(mask, known + sigma * xi, stepped), known_last),
         "known-forgotten": (stepped, "the known pixels are nowhere in your result."),
         "step-forgotten": (
             torch.where(mask, known + sigma_next * eps, x) + up * xi,

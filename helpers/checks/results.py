@@ -58,6 +58,16 @@ def _wrong_frechet(m: Tensor, a: Tensor, n: Tensor, b: Tensor, right: float) -> 
             means + traces - 2 * float((a @ b).diagonal().clamp_min(0).sqrt().sum()),
             "`.sqrt()` takes the root of each element. The root of a matrix has the roots of its *eigenvalues*.",
         ),
+        "root-of-each-element-inside": (
+            means + traces - 2 * float((_root(a) @ b @ _root(a)).diagonal().clamp_min(0).sqrt().sum()),
+            "the sandwich is right, but its root is taken element by element. The root of a matrix has the roots of "
+            "its *eigenvalues*, and `torch.linalg.eigvalsh` gives them.",
+        ),
+        "one-triangle-only": (
+            means + traces - 2 * float(torch.linalg.eigvalsh(a @ b).clamp_min(0).sqrt().sum()),
+            "`eigvalsh` reads one triangle and takes the other for its mirror image, but Σ₁Σ₂ is not symmetric. "
+            "Put a root of Σ₁ on each side of Σ₂, or use `eigvals`.",
+        ),
         "roots-multiplied": (
             means + traces - 2 * float((_root(a) @ _root(b)).trace()),
             "tr(Σ₁^½ Σ₂^½) is right only where the two matrices commute. Put one root on each side of the other "
@@ -146,6 +156,11 @@ def _inside(points: Tensor, centres: Tensor, radius: Tensor) -> float:
     return float((torch.cdist(points, centres) < radius).any(1).double().mean())
 
 
+def _shares(of_samples: Tensor, of_real: Tensor) -> list[float]:
+    """Samples in a ball of a real point, and real points in a ball of a sample, from two tables (samples, real)."""
+    return [float(of_samples.any(1).double().mean()), float(of_real.any(0).double().mean())]
+
+
 def _wrong_neighbours(real: Tensor, samples: Tensor, k: int) -> dict[str, tuple[Any, str]]:
     of_real, of_samples = _radius(real, k), _radius(samples, k)
     precision, recall = _inside(samples, real, of_real), _inside(real, samples, of_samples)
@@ -155,6 +170,11 @@ def _wrong_neighbours(real: Tensor, samples: Tensor, k: int) -> dict[str, tuple[
     fewer = [_inside(samples, real, _radius(real, k - 1)), _inside(real, samples, _radius(samples, k - 1))]
     mean = [_inside(samples, real, of_real.mean()), _inside(real, samples, of_samples.mean())]
     nearest = float((between.argmin(1)[:, None] == torch.arange(len(real))).any(0).double().mean())
+    reach_real, reach_samples = between.sort(dim=0).values[k - 1], between.sort(dim=1).values[:, k - 1, None]
+    foreign = (
+        "the radius of a real point reaches to its k-th *real* neighbour: you took it among the samples (and the other "
+        "way round). Such balls hold k points of the other set by construction."
+    )
     return {
         "exchanged": ([recall, precision], "the two are exchanged: precision is a share of the *samples*."),
         "counts-itself": (
@@ -176,6 +196,8 @@ def _wrong_neighbours(real: Tensor, samples: Tensor, k: int) -> dict[str, tuple[
             mean,
             "each ball has its own radius, small where points are dense; you took the mean of the radii.",
         ),
+        "radius-of-the-other-set": (_shares(between < reach_real, between < reach_samples), foreign),
+        "closed-radius-of-the-other-set": (_shares(between <= reach_real, between <= reach_samples), foreign),
         "nearest-only": ([precision, nearest], "recall is no count of nearest neighbours: ask for any ball."),
     }
 
@@ -217,6 +239,10 @@ def auroc(area: Callable[[Tensor, Tensor], Any]) -> str:
             "divided-by-one-set": (count / len(outside), "there are n·m pairs; divide by both numbers."),
             "ties-lost": (higher, "a tie decides nothing: it counts a half, not 0."),
             "ties-won": (higher + ties, "a tie decides nothing: it counts a half, not 1."),
+            "from-minus-one": (
+                2 * (higher + ties / 2) - 1,
+                "yours runs from −1 to 1, like a mean of signs: halve it and add ½.",
+            ),
             "best-threshold": (best, "this is the accuracy of the best threshold. The area needs no threshold."),
             "compared-in-order": (
                 float((outside[:least] > inside[:least]).double().mean()),
@@ -228,7 +254,15 @@ def auroc(area: Callable[[Tensor, Tensor], Any]) -> str:
             ),
         }
         got = expect_scalar(area(inside.clone(), outside.clone()), "the area")
-        expect_close(got, higher + ties / 2, mistakes=wrong, name=f"the area for {name}")
+        right = higher + ties / 2
+        known = any(abs(got - value) < 1e-6 for value in (right, *(value for value, _ in wrong.values())))
+        if higher < got < higher + ties and not known:
+            raise Mistake(
+                "ties-in-order",
+                "without ties you are right, but sorting puts equal energies in an arbitrary order. Equal ones share "
+                "the mean of their ranks; or compare all pairs.",
+            )
+        expect_close(got, right, mistakes=wrong, name=f"the area for {name}")
     return "with ties and without."
 
 
@@ -270,6 +304,11 @@ def difference(compare: Callable[[list[float], list[float]], Any]) -> str:
             "variance-for-error": ([gap, error**2], "this is the variance of the difference: take its root."),
             "one-error-only": ([gap, errors[0]], "both means are uncertain; yours counts the first alone."),
         }
+        if len(a) == len(b):
+            wrong["paired"] = (
+                [gap, float((a - b).std()) / math.sqrt(len(a))],
+                "this pairs the runs, as if both had the same seeds. These are independent: √(s₁²/n₁ + s₂²/n₂).",
+            )
         got = _pair(compare(list(first), list(second)), ("difference", "standard error"))
         expect_close(got, [gap, error], mistakes=wrong, name="difference and standard error")
     return "for equal and unequal numbers of runs."

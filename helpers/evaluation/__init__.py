@@ -33,7 +33,7 @@ from .kernel import KernelDistance, kernel_distance, polynomial_kernel, unbiased
 from .neighbours import Neighbours, data_copying, nearest_neighbours, precision_recall
 from .probe import linear_probe
 from .references import Reference, available_references, build_reference, load_reference, save_reference
-from .report import PROTOCOL, Protocol, evaluate_images
+from .report import PROTOCOL, Protocol, evaluate_features, evaluate_images
 
 __all__ = [
     "FEATURES",
@@ -56,6 +56,7 @@ __all__ = [
     "class_accuracy",
     "classifier_loss",
     "data_copying",
+    "evaluate_features",
     "evaluate_images",
     "extract_features",
     "feature_statistics",

@@ -19,8 +19,9 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from .features import Features, as_bytes
-from .frechet import extract_features, feature_statistics, frechet_distance
+from .frechet import extract_features
 from .references import Reference
+from .report import evaluate_features
 
 __all__ = ["blur", "calibrate", "jpeg", "uniform_noise"]
 
@@ -67,7 +68,7 @@ def uniform_noise(n: int, generator: torch.Generator) -> Tensor:
 def calibrate(
     features: Features, reference: Reference, train: Tensor, *, n: int = 10_000, batch_size: int = 100
 ) -> list[dict[str, Any]]:
-    """The scale of a Fréchet distance: rows for untouched and for damaged training images, and for noise.
+    """The scale of a results table: rows for untouched and for damaged training images, and for noise.
 
     Args:
         features: The feature space.
@@ -77,13 +78,14 @@ def calibrate(
         batch_size: Images at a time.
 
     Returns:
-        ``[{"images": …, "n": …, "frechet_distance": …}, …]``, in the order of the module's first paragraph.
+        ``[{"images": …, "n": …, "frechet_distance": …, …}, …]``, in the order of the module's first paragraph; what
+        else a row has says :func:`~helpers.evaluation.report.evaluate_features`.
 
     Raises:
-        ValueError: If there are fewer than n images or fewer than 10 are asked for.
+        ValueError: If there are fewer than n images or fewer than 100 are asked for.
     """
-    if not 10 <= n <= len(train):
-        raise ValueError(f"expected n from 10 to {len(train)}, the number of images, got {n}")
+    if not 100 <= n <= len(train):
+        raise ValueError(f"expected n from 100 to {len(train)}, the number of images, got {n}")
     real = extract_features(features, train[:n], batch_size)
     half = train[: n // 2]
     noise = uniform_noise(n // 2, torch.Generator().manual_seed(0))
@@ -92,11 +94,6 @@ def calibrate(
         for name, images in (("JPEG quality 75", jpeg(half)), ("Gaussian blur 1 px (Pillow)", blur(half)))
     ]
     sets.append(("uniform noise, seed 0", extract_features(features, noise, batch_size)))
-    return [
-        {
-            "images": name,
-            "n": len(x),
-            "frechet_distance": frechet_distance(feature_statistics(x), reference.statistics),
-        }
-        for name, x in sets
-    ]
+    of_all = ("features", "label", "n_reference")  # the same in all rows
+    rows = [{"images": name, **evaluate_features(x, reference)} for name, x in sets]
+    return [{key: value for key, value in row.items() if key not in of_all} for row in rows]

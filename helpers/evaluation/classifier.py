@@ -64,7 +64,7 @@ def classifier_loss(
         shift: See :func:`augment`.
 
     Returns:
-        ``loss(network, index, generator)``: a scalar in float32, also under bfloat16 autocast.
+        ``loss(network, index, generator)``: a scalar in float32, also under bfloat16 autocast, on the network's device.
 
     Raises:
         TypeError: If the images are not uint8 or the labels not int64.
@@ -84,10 +84,15 @@ def classifier_loss(
         raise ValueError(f"expected as many labels as images, got {len(labels)} and {len(images)}")
 
     def loss(network: nn.Module, index: Tensor, generator: torch.Generator) -> Tensor:
-        logits = network(from_uint8(augment(images[index], generator, shift)))
-        return F.cross_entropy(logits.float(), labels[index], label_smoothing=label_smoothing)
+        x, target = from_uint8(augment(images[index], generator, shift)), labels[index]
+        device = _device_of(network, x)
+        return F.cross_entropy(network(x.to(device)).float(), target.to(device), label_smoothing=label_smoothing)
 
     return loss
+
+
+def _device_of(network: nn.Module, otherwise: Tensor) -> torch.device:
+    return next(network.parameters(), otherwise).device
 
 
 @torch.no_grad()
@@ -100,17 +105,17 @@ def predict_classes(network: nn.Module, images: Tensor, batch_size: int = 500) -
         batch_size: Images at a time.
 
     Returns:
-        int64 (N,).
+        int64 (N,), on the device of the images, wherever the network is.
 
     Raises:
         ValueError: If the network is in training mode.
     """
     if network.training:
         raise ValueError("expected the classifier in evaluation mode: call .eval() first")
-    classes = []
+    classes, device = [], _device_of(network, images)
     for batch in images.split(batch_size):
-        x = from_uint8(batch) if batch.dtype == torch.uint8 else batch
-        classes.append((network(x) + network(x.flip(3))).argmax(1))
+        x = (from_uint8(batch) if batch.dtype == torch.uint8 else batch).to(device)
+        classes.append((network(x) + network(x.flip(3))).argmax(1).to(images.device))
     return torch.cat(classes) if classes else torch.empty(0, dtype=torch.long)
 
 

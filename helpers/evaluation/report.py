@@ -14,7 +14,7 @@ from .kernel import kernel_distance
 from .neighbours import data_copying, precision_recall
 from .references import Reference, load_reference
 
-__all__ = ["PROTOCOL", "Protocol", "evaluate_images"]
+__all__ = ["PROTOCOL", "Protocol", "evaluate_features", "evaluate_images"]
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,51 @@ class Protocol:
     n_neighbours: int = 5000
     n_blocks: int = 10
 
+    def check_number(self, n: int) -> None:
+        """Refuse too few images for the blocks of the kernel distance, or for neighbours.
+
+        Raises:
+            ValueError: If there are fewer than two a block or than k + 2.
+        """
+        least = max(2 * self.n_blocks, self.k + 2)
+        if n < least:
+            raise ValueError(f"expected at least {least} images, got {n}")
+
 
 PROTOCOL = Protocol()
 """The course's."""
+
+
+def evaluate_features(x: Tensor, reference: Reference, protocol: Protocol = PROTOCOL) -> dict[str, Any]:
+    """What :func:`evaluate_images` says of a set of images, from their features alone.
+
+    Args:
+        x: Features (N, F), of the space of the reference.
+        reference: What to compare with.
+        protocol: Another one than the course's.
+
+    Returns:
+        As :func:`evaluate_images`, without a class accuracy.
+
+    Raises:
+        ValueError: If there are fewer rows than two a block or than k + 2, or features of another dimension.
+    """
+    protocol.check_number(len(x))
+    reduced = reference.reduce(x[: protocol.n_neighbours])
+    kernel = kernel_distance(reduced, reference.held_out, protocol.n_blocks)
+    result: dict[str, Any] = {
+        "features": reference.info["name"],
+        "label": reference.info["features"]["label"],
+        "n": len(x),
+        "n_reference": reference.statistics.n,
+        "frechet_distance": frechet_distance(feature_statistics(x), reference.statistics),
+        "kernel_distance": kernel.value,
+        "kernel_distance_error": kernel.standard_error,
+        **precision_recall(reference.held_out, reduced, protocol.k),
+    }
+    if reference.train is not None:
+        result["data_copying"] = data_copying(reduced, reference.train, reference.held_out)
+    return result
 
 
 def evaluate_images(
@@ -76,30 +118,14 @@ def evaluate_images(
     images = as_bytes(images)
     if labels is not None and labels.shape != (len(images),):
         raise ValueError(f"expected {len(images)} labels, one for each image, got shape {tuple(labels.shape)}")
-    least = max(2 * protocol.n_blocks, protocol.k + 2)
-    if len(images) < least:
-        raise ValueError(f"expected at least {least} images, got {len(images)}")
+    protocol.check_number(len(images))
     if isinstance(reference, str):
         reference = load_reference(reference)
     if features is None:
         features = load_features(reference.info["name"])
     if features.name != reference.info["name"]:
         raise ValueError(f"expected features {reference.info['name']!r}, as the reference, got {features.name!r}")
-    x = extract_features(features, images, batch_size)
-    reduced = reference.reduce(x[: protocol.n_neighbours])
-    kernel = kernel_distance(reduced, reference.held_out, protocol.n_blocks)
-    result: dict[str, Any] = {
-        "features": features.name,
-        "label": features.label,
-        "n": len(images),
-        "n_reference": reference.statistics.n,
-        "frechet_distance": frechet_distance(feature_statistics(x), reference.statistics),
-        "kernel_distance": kernel.value,
-        "kernel_distance_error": kernel.standard_error,
-        **precision_recall(reference.held_out, reduced, protocol.k),
-    }
-    if reference.train is not None:
-        result["data_copying"] = data_copying(reduced, reference.train, reference.held_out)
+    result = evaluate_features(extract_features(features, images, batch_size), reference, protocol)
     if labels is not None:
         result["class_accuracy"] = class_accuracy(classifier or shipped_cifarnet(), images, labels, batch_size)
     return result

@@ -18,7 +18,7 @@ import torch
 
 from .. import __version__, training, zoo
 from . import cifar10, digits, energies
-from ._pictures import Examples, warm_start
+from ._pictures import STAGE, Examples, warm_start
 from ._recipe import Job, Outcome, Recipe
 from .digits import digit_distance
 
@@ -49,6 +49,8 @@ def _with_arguments(recipe: Recipe, arguments: Mapping[str, Any]) -> Recipe:
 
 def _for_job(recipe: Recipe, job: Job) -> Recipe:
     """The recipe as this job needs it: a folder of pictures has no classes."""
+    if job.size is not None and job.images is None:
+        raise ValueError(f"expected --images with --size {job.size}: data of the recipe's own keep their size")
     if not recipe.own_images and (job.images or job.start):
         raise ValueError(f"{recipe.name} has data of its own and no long training: it takes no pictures, nor weights")
     if job.images is None:
@@ -88,8 +90,7 @@ def _card(recipe: Recipe, outcome: Outcome, minutes: float, command: str) -> dic
     }
     if outcome.earlier:
         before = outcome.earlier
-        stage = {key: before[key] for key in ("images_seen", "minutes", "config", "command", "sha256")}
-        card["went_on_from"] = [*before.get("went_on_from", []), stage]
+        card["went_on_from"] = [*before.get("went_on_from", []), {key: before[key] for key in STAGE}]
     return card
 
 
@@ -116,7 +117,8 @@ def run(
         The path of the weights.
 
     Raises:
-        ValueError: For an unknown name or setting, or options that the recipe has no use for.
+        ValueError: For an unknown name or setting, or options that the recipe has no use for; if another process trains
+            the recipe in that folder.
         OSError: If the folder cannot be written to.
         TrainingDiverged: If a loss is not finite; nothing is written.
         KeyboardInterrupt: If it was asked to stop; long trainings have saved their state.
@@ -139,4 +141,4 @@ def run(
     dtype = torch.float16 if outcome.half else None
     if outcome.half:
         training.save_checkpoint(task.folder / "raw" / path.name, {"model": outcome.result.model}, card, dtype)
-    return training.save_checkpoint(path, {"ema": outcome.result.ema}, card, dtype)
+    return training.save_checkpoint(path, {"ema": outcome.result.average}, card, dtype)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,12 +14,14 @@ from torch import Tensor, nn
 from torchvision.utils import save_image
 
 from .. import data, diffusion, samplers, schedules, training, zoo
+from ..training.processes import SingleProcess, from_main
 from ._recipe import Job, Outcome, Recipe
 
 __all__ = [
     "DENOISER",
     "LIMITS",
     "LONG",
+    "STAGE",
     "Examples",
     "cifar_words",
     "device_of",
@@ -30,6 +33,8 @@ __all__ = [
 
 PREVIEW_EVERY = 2000
 OPEN_ENDED = ("n_steps", "decay", "decay_steps")
+STAGE = ("images_seen", "minutes", "config", "command", "sha256")
+"""What a card tells of the weights that a training went on from."""
 
 LIMITS = "32×32 pixels and ten classes; trained for hours on a small CPU, so shapes are often wrong. For teaching only."
 
@@ -74,8 +79,8 @@ class Examples:
 
 def examples_of(job: Job, channels: int) -> Examples:
     if job.images is not None:
-        pictures = data.to_uint8(data.image_folder(job.images, job.size or 32, channels))
-        digest = hashlib.sha256(pictures.numpy().tobytes()).hexdigest()
+        pictures = data.folder_bytes(job.images, 32 if job.size is None else job.size, channels)
+        digest = hashlib.sha256(pictures.numpy()).hexdigest()
         size = f"{pictures.shape[2]}×{pictures.shape[3]}"
         words = f"{len(pictures):,} pictures of a folder, at {size}; SHA-256 {digest}"
         return Examples(pictures, None, 0, words, pictures)
@@ -88,11 +93,17 @@ def cifar_words(cifar: data.CIFAR10) -> str:
     return f"CIFAR-10 (Krizhevsky 2009), {n:,} training images; SHA-256 of the pixels {digest}"
 
 
-def run_of(recipe: Recipe, job: Job, words: str, **more: str) -> training.Run:
-    """The folder of a training; what must agree with a checkpoint in it is everything but the training's length."""
+def run_of(recipe: Recipe, job: Job, words: str, earlier: Mapping[str, Any] | None = None) -> training.Run:
+    """The folder of a training; what must agree with a checkpoint in it is everything but the training's length.
+
+    ``earlier`` is the card of the weights that it goes on from.
+    """
     config = {key: value for key, value in asdict(recipe.config).items() if key not in OPEN_ENDED}
     identity = {"recipe": recipe.name, "architecture": recipe.architecture, "data": words, "config": config}
-    return training.Run(job.folder / recipe.name, {**identity, **more})
+    if earlier is None:
+        return training.Run(job.folder / recipe.name, identity)
+    origin = {key: earlier[key] for key in (*STAGE, "went_on_from") if key in earlier}
+    return training.Run(job.folder / recipe.name, {**identity, "start": earlier["sha256"]}, origin=origin)
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -107,6 +118,7 @@ def train_on(
     loss: training.LossFunction,
     draw: Callable[[nn.Module, Tensor], Tensor],
     denoiser: Callable[[nn.Module], nn.Module] | None = None,
+    through: Callable[[nn.Module], nn.Module] | None = None,
 ) -> Outcome:
     """The training that the recipes share: warm start, folder, previews.
 
@@ -118,9 +130,11 @@ def train_on(
         loss: As :func:`helpers.training.train` takes it.
         draw: Pictures from a model and standard normal noise, for the previews.
         denoiser: Where in the model the denoiser is from whose weights it can start, for a model that is more than one.
+        through: As :func:`helpers.training.train` takes it.
     """
-    start, earlier = warm_start(model, job, denoiser)
-    run = run_of(recipe, job, examples.words, **({"start": earlier["sha256"]} if earlier else {}))
+    kept = _kept_origin(run_of(recipe, job, examples.words), job)
+    start, earlier = (None, kept) if kept else warm_start(model, job, denoiser)
+    run = run_of(recipe, job, examples.words, earlier)
     shape = (64, *examples.images.shape[1:])
 
     def preview(step: int, result: training.TrainingResult) -> None:
@@ -138,6 +152,7 @@ def train_on(
         run=run,
         start=start,
         accelerator=job.accelerator,
+        through=through,
         callback=preview,
         progress=job.progress,
     )
@@ -152,7 +167,7 @@ def train_denoiser(
     model: nn.Module,
     job: Job,
     channels: int,
-    denoiser_of: Callable[[nn.Module], nn.Module] = lambda model: model,
+    denoiser_of: Callable[[nn.Module], nn.Module] | None = None,
     inside: Callable[[nn.Module], nn.Module] | None = None,
 ) -> Outcome:
     """Training by the EDM loss, of a denoiser or of a model that has one; pictures have so many ``channels``.
@@ -163,30 +178,60 @@ def train_denoiser(
 
     def loss(model: nn.Module, index: Tensor, generator: torch.Generator) -> Tensor:
         images, labels = examples.batch(index, generator, device_of(model))
-        return diffusion.edm_loss(denoiser_of(model), images, generator, label=labels)
+        return diffusion.edm_loss(model, images, generator, label=labels)
 
     def draw(model: nn.Module, noise: Tensor) -> Tensor:
         labels = torch.arange(len(noise), device=noise.device) % examples.n_classes if examples.n_classes else None
         sigmas = schedules.append_zero(schedules.karras_sigmas(12))
         x_T = noise * sigmas[0].item()
-        return samplers.sample_ode(denoiser_of(model), samplers.DPMSolverPP2M(), x_T, sigmas, label=labels)
+        denoiser = denoiser_of(model) if denoiser_of else model
+        return samplers.sample_ode(denoiser, samplers.DPMSolverPP2M(), x_T, sigmas, label=labels)
 
-    return train_on(recipe, model, job, examples, loss, draw, inside)
+    return train_on(recipe, model, job, examples, loss, draw, inside, through=denoiser_of)
+
+
+def _kept_origin(run: training.Run, job: Job) -> dict[str, Any] | None:
+    """What the checkpoint in a folder says that it went on from: it no longer needs those weights.
+
+    None where weights are to be loaded, or there is nothing to go by.
+    """
+    state = from_main(job.accelerator or SingleProcess(), run.state) if job.start else None
+    digest = state["identity"].get("start") if state else None
+    if digest is None:
+        return None
+    if (origin := state.get("origin")) is None:  # an old checkpoint, which knows the hash alone
+        card = zoo.load_file(job.start, entries=STAGE)[1]
+        stages = [*card.get("went_on_from", []), card]
+        found = (k for k, stage in enumerate(stages) if stage["sha256"] == digest)
+        origin = next(({**stages[k], "went_on_from": stages[:k]} for k in found), None)
+    if origin and job.start.is_file() and training.sha256(job.start) != digest:
+        warnings.warn(f"{job.start} is not what the checkpoint in {run.folder} went on from: not used", stacklevel=2)
+    return origin
 
 
 def warm_start(
     model: nn.Module, job: Job, denoiser: Callable[[nn.Module], nn.Module] | None = None
 ) -> tuple[training.Start | None, dict[str, Any] | None]:
-    """Fill ``model`` with the raw weights that an earlier run left, and give the average to go on from."""
+    """Fill ``model`` with the raw weights that an earlier run left, and give the average to go on from.
+
+    Raises:
+        FileNotFoundError: If there are no such weights.
+        ValueError: If they are damaged or do not fit, or the raw ones beside them are of another training.
+    """
     if job.start is None:
         return None, None
     average = copy.deepcopy(model)
-    _, card = zoo.load_file(job.start)  # refuses what is damaged, with a clear message
+    _, card = zoo.load_file(job.start, entries=STAGE)  # refuses what is damaged, with a clear message
     inside = denoiser if denoiser and not card["architecture"].get("energy") else lambda whole: whole
     training.load_checkpoint(job.start, {"ema": inside(average)})
     raw = job.start.parent / "raw" / job.start.name
     if raw.exists():
-        training.load_checkpoint(raw, {"model": inside(model)})
+        beside = training.load_checkpoint(raw, {"model": inside(model)})
+        if differing := [key for key in ("images_seen", "config") if beside.get(key) != card[key]]:
+            raise ValueError(
+                f"expected {raw} to be of the same training as {job.start}, got another {' and '.join(differing)}: "
+                "remove it to start from the average alone"
+            )
     else:
         model.load_state_dict(average.state_dict())
     return training.Start(average, card["images_seen"]), card

@@ -44,7 +44,7 @@ class Outcome:
         metrics: Measured at its end.
         data: What it was trained on, in words.
         shape: Channels, height and width of its pictures.
-        earlier: The card of the weights that it went on from, or None.
+        earlier: The card of the weights that it went on from, or as much of it as the next card tells, or None.
         entries: More entries of the card.
         half: Whether weights are stored as float16, and the raw ones beside the average, in a folder ``raw``.
     """

@@ -46,7 +46,7 @@ def _train_cifarnet(recipe: Recipe, model: nn.Module, job: Job) -> Outcome:
         accelerator=job.accelerator,
         progress=job.progress,
     )
-    accuracy = evaluation.class_accuracy(result.ema, cifar.test, cifar.test_labels)
+    accuracy = evaluation.class_accuracy(result.average, cifar.test, cifar.test_labels)
     metrics = {"test_accuracy": accuracy, "n_test": len(cifar.test), "views": "an image and its mirror image"}
     return Outcome(result, metrics, cifar_words(cifar), (3, 32, 32), half=True)
 

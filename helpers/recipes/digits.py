@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from .. import data, diffusion, evaluation, samplers, training, zoo
 from ..energy import AtLevel, InnerProductEnergy
 from ..training import TrainingConfig
+from ._pictures import device_of
 from ._recipe import Job, Outcome, Recipe
 
 __all__ = ["RECIPES", "digit_distance"]
@@ -47,12 +48,13 @@ def _train_digits_ddpm(recipe: Recipe, model: nn.Module, job: Job) -> Outcome:
     floor, noise = digit_distance(digits.test), digit_distance(x_T.clamp(-1, 1))  # first: what fails here costs nothing
 
     def loss(network: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
-        return diffusion.simple_loss(network, x, schedule, generator)
+        return diffusion.simple_loss(network, x.to(device_of(network)), schedule, generator)
 
     result = training.train(
         model, loss, digits.train, recipe.config, accelerator=job.accelerator, progress=job.progress
     )
-    samples = samplers.sample(result.ema, samplers.DDIMSampler(schedule, 50), x_T, clip_x0=1.0)
+    x_T = x_T.to(device_of(result.average))
+    samples = samplers.sample(result.average, samplers.DDIMSampler(schedule, 50), x_T, clip_x0=1.0).cpu()
     metrics = {
         "final_loss": sum(result.losses[-100:]) / len(result.losses[-100:]),
         "frechet_distance": digit_distance(samples),
@@ -69,15 +71,16 @@ def _train_digits_classifier(recipe: Recipe, model: nn.Module, job: Job) -> Outc
     digits = data.digits(16)
 
     def loss(network: nn.Module, index: Tensor, generator: torch.Generator) -> Tensor:
-        x = digits.train[index]
+        x, labels, device = digits.train[index], digits.train_labels[index], device_of(network)
         noisy = x + 0.1 * torch.randn(x.shape, generator=generator)
-        return F.cross_entropy(network(noisy), digits.train_labels[index], label_smoothing=0.1)
+        return F.cross_entropy(network(noisy.to(device)), labels.to(device), label_smoothing=0.1)
 
     result = training.train(
         model, loss, torch.arange(len(digits.train)), recipe.config, accelerator=job.accelerator, progress=job.progress
     )
+    network = result.average
     with torch.no_grad():
-        correct = result.ema(digits.test).argmax(1) == digits.test_labels
+        correct = network(digits.test.to(device_of(network))).argmax(1).cpu() == digits.test_labels
     return Outcome(result, {"test_accuracy": correct.double().mean().item(), "n_test": len(correct)}, DATA, SHAPE)
 
 
@@ -89,13 +92,20 @@ def _share_above(reference: Tensor, other: Tensor) -> float:
 def _train_digits_energy(recipe: Recipe, model: InnerProductEnergy, job: Job) -> Outcome:
     digits = data.digits(8)
 
-    def loss(energy: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
-        return diffusion.edm_loss(energy.denoiser, x, generator)
+    def loss(denoiser: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
+        return diffusion.edm_loss(denoiser, x.to(device_of(denoiser)), generator)
 
     result = training.train(
-        model, loss, digits.train, recipe.config, accelerator=job.accelerator, progress=job.progress
+        model,
+        loss,
+        digits.train,
+        recipe.config,
+        accelerator=job.accelerator,
+        through=lambda energy: energy.denoiser,
+        progress=job.progress,
     )
-    energy, test = AtLevel(result.ema, ENERGY_LEVEL), digits.test
+    energy, test = AtLevel(result.average, ENERGY_LEVEL), digits.test
+    device = device_of(result.average)
     strange = {
         "upside_down": test.flip(2),
         "mixed_halves": torch.cat([test[..., :4], test.roll(1, 0)[..., 4:]], dim=-1),
@@ -103,8 +113,9 @@ def _train_digits_energy(recipe: Recipe, model: InnerProductEnergy, job: Job) ->
         "noise": 2 * torch.rand(test.shape, generator=torch.Generator().manual_seed(0)) - 1,
     }
     with torch.no_grad():
-        usual = energy(test)
-        metrics = {f"auroc_{name}": _share_above(usual, energy(images)) for name, images in strange.items()}
+        usual = energy(test.to(device)).cpu()
+        others = {name: energy(images.to(device)).cpu() for name, images in strange.items()}
+    metrics = {f"auroc_{name}": _share_above(usual, energies) for name, energies in others.items()}
     shares = torch.linspace(0, 1, 101, dtype=torch.float64)
     entries = {
         "sampling": {"sigma": ENERGY_LEVEL},

@@ -44,7 +44,8 @@ SAMPLING = {
 @torch.no_grad()
 def energy_quantiles(energy: nn.Module, images: Tensor, n: int = 100) -> list[float]:
     """Energies of pictures, uint8 (N, C, H, W), sorted, at ``n`` + 1 evenly spaced shares of them from 0 to 1."""
-    values = torch.cat([energy(data.from_uint8(part)).double() for part in images.split(200)])
+    device = device_of(energy)
+    values = torch.cat([energy(data.from_uint8(part).to(device)).cpu().double() for part in images.split(200)])
     return [round(value, 5) for value in values.quantile(torch.linspace(0, 1, n + 1, dtype=torch.float64)).tolist()]
 
 
@@ -54,7 +55,7 @@ def _train_energy(recipe: Recipe, model: InnerProductEnergy, job: Job) -> Outcom
 
     channels = model.denoiser.network.network.in_channels
     outcome = train_denoiser(recipe, model, job, channels, lambda energy: energy.denoiser, inside)
-    level = AtLevel(outcome.result.ema, ENERGY_LEVEL)
+    level = AtLevel(outcome.result.average, ENERGY_LEVEL)
     outcome.entries = {"sampling": {"sigma": ENERGY_LEVEL}, **_energies_of(level, examples_of(job, channels))}
     return outcome
 
@@ -131,7 +132,7 @@ def _train_ebm(recipe: Recipe, model: nn.Module, job: Job) -> Outcome:
     loss = contrastive_loss(examples, recipe.config.seed)
     outcome = train_on(recipe, model, job, examples, loss, lambda energy, noise: loss.chains[: len(noise)])
     outcome.metrics |= loss.report()
-    outcome.entries = {"sampling": SAMPLING, **_energies_of(outcome.result.ema, examples)}
+    outcome.entries = {"sampling": SAMPLING, **_energies_of(outcome.result.average, examples)}
     return outcome
 
 

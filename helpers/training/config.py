@@ -8,6 +8,12 @@ from typing import Literal
 
 __all__ = ["TrainingConfig"]
 
+SEEDS = 2**63 - 2_000_000_000  # below what a generator takes, by room for a seed of each part
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -62,17 +68,18 @@ class TrainingConfig:
     optimizer: Literal["adamw", "muon"] = "adamw"
 
     def __post_init__(self) -> None:
+        self._check_types()
         for name in ("n_steps", "batch_size", "warmup_steps", "ema_every", "n_parts", "decay_steps"):
             value, lowest = getattr(self, name), int(name != "warmup_steps")
             if name == "decay_steps" and value is None:
                 continue
-            if not isinstance(value, int) or value < lowest:
+            if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
                 raise ValueError(f"expected {name} to be an integer >= {lowest}, got {value!r}")
         for name in ("learning_rate", "grad_clip", "ema_half_life", "ema_rampup"):
             value, optional = getattr(self, name), name in ("grad_clip", "ema_half_life")
-            if not (optional if value is None else 0 < value < math.inf):
-                raise ValueError(f"expected {name} > 0{' or None' if optional else ''}, got {value}")
-        if not self.weight_decay >= 0:
+            if not (optional if value is None else _is_number(value) and 0 < value < math.inf):
+                raise ValueError(f"expected {name} > 0{' or None' if optional else ''}, got {value!r}")
+        if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"expected weight_decay >= 0, got {self.weight_decay}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"expected betas in [0, 1), got {self.betas}")
@@ -96,6 +103,19 @@ class TrainingConfig:
                 )
         if self.batch_size % self.n_parts:
             raise ValueError(f"expected a batch_size that n_parts = {self.n_parts} divides, got {self.batch_size}")
+
+    def _check_types(self) -> None:
+        """Refuse what later comparisons would stumble over, or take for something else."""
+        for name in ("channels_last", "fused"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise ValueError(f"expected {name} to be True or False, got {value!r}")
+        if not _is_number(self.weight_decay):
+            raise ValueError(f"expected weight_decay >= 0, got {self.weight_decay!r}")
+        betas = self.betas
+        if not (isinstance(betas, (tuple, list)) and len(betas) == 2 and all(map(_is_number, betas))):
+            raise ValueError(f"expected betas to be two numbers in [0, 1), got {betas!r}")
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < SEEDS:
+            raise ValueError(f"expected seed to be an integer from 0 to {SEEDS - 1}, got {self.seed!r}")
 
     def learning_rate_at(self, step: int) -> float:
         """The rate of update number ``step``, counted from 0."""

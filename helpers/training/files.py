@@ -12,7 +12,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 __all__ = ["load_checkpoint", "save_checkpoint", "sha256", "write_atomically"]
 
@@ -134,8 +134,21 @@ def load_checkpoint(path: str | Path, models: Mapping[str, nn.Module]) -> dict[s
         if not state:
             held = sorted({key.split(".")[0] for key in tensors})
             raise ValueError(f"expected weights named {name!r} in {path.name}, found {', '.join(held)}")
-        try:
-            module.load_state_dict(state)  # casts to each parameter's own dtype
-        except RuntimeError as error:
-            raise ValueError(f"{path.name} does not fit this {type(module).__name__}: {error}") from error
+        if misfit := _misfit(module, state):
+            raise ValueError(f"{path.name} does not fit this {type(module).__name__}: {misfit}")
+        module.load_state_dict(state)  # casts to each parameter's own dtype
     return info
+
+
+def _misfit(module: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """How weights differ from those of a module, by name and shape, in a few words; empty if they do not."""
+    own = module.state_dict()
+    kinds = {
+        "missing": [name for name in own if name not in state],
+        "unexpected": [name for name in state if name not in own],
+        "of another shape": [name for name in own if name in state and own[name].shape != state[name].shape],
+    }
+    if not any(kinds.values()):
+        return ""
+    counts = ", ".join(f"{len(names)} {kind}" for kind, names in kinds.items() if names)
+    return f"{counts.replace(' ', ' weights ', 1)}, first {next(names[0] for names in kinds.values() if names)}"

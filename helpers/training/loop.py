@@ -55,6 +55,11 @@ class TrainingResult:
     grad_norms: list[float] = field(default_factory=list)
     seconds: float = 0.0
 
+    @property
+    def average(self) -> nn.Module:
+        """What to sample with: the averaged model, or, where no average was asked for, the model itself."""
+        return self.model if self.ema is None else self.ema
+
 
 @dataclass(frozen=True)
 class Start:
@@ -137,6 +142,7 @@ class _Trainer:
         engine: Any,
         run: Run | None,
         start: Start | None,
+        through: Callable[[nn.Module], nn.Module] | None,
     ) -> None:
         if config.n_parts % engine.num_processes:
             raise ValueError(f"expected n_parts divisible by {engine.num_processes} processes, got {config.n_parts}")
@@ -145,7 +151,7 @@ class _Trainer:
         self.loss, self.data, self.config, self.engine, self.run = loss, data, config, engine, run
         if config.channels_last:
             model.to(memory_format=torch.channels_last)
-        self.wrapped = engine.prepare(model)
+        self.wrapped = engine.prepare(_whole(model, through(model)) if through else model)
         self.ema = EMA(model, config.ema_half_life, config.ema_rampup) if config.ema_half_life else None
         if self.ema and start:
             self.ema.model.load_state_dict(start.ema.state_dict())
@@ -319,6 +325,7 @@ def train(
     run: Run | None = None,
     start: Start | None = None,
     accelerator: Any = None,
+    through: Callable[[nn.Module], nn.Module] | None = None,
     callback: Callable[[int, TrainingResult], None] | None = None,
     progress: bool = True,
 ) -> TrainingResult:
@@ -336,6 +343,8 @@ def train(
         accelerator: From :func:`helpers.training.accelerator`: other devices, many processes. The loss must then move
             its batch to the device of the model, and call the model that it is given (which gathers the gradients of
             all processes), not one that it remembers.
+        through: Which module inside the model the loss is given, for a loss that does not call the model itself: for
+            example ``lambda energy: energy.denoiser``. It must hold all the weights.
         callback: Called after each update with its number, from 1, and the result so far.
         progress: Whether to show a progress bar (the environment variable ``TQDM_DISABLE=1`` hides it).
 
@@ -343,8 +352,8 @@ def train(
         The result, with the averaged model and the history.
 
     Raises:
-        ValueError: If there is no data, the loss is not a scalar, or the checkpoint is of another training or beyond
-            ``n_steps``.
+        ValueError: If there is no data, the loss is not a scalar, the checkpoint is of another training or beyond
+            ``n_steps``, or another process trains in the folder of ``run``.
         TrainingDiverged: If a loss or its gradient is not finite; the weights are those before the bad step.
         KeyboardInterrupt: If it was asked to stop; with a ``run``, after the state was saved.
         OSError: If a checkpoint cannot be written; the last good one is kept.
@@ -352,10 +361,34 @@ def train(
     if len(data) == 0:
         raise ValueError("expected at least one training example, got none")
     engine = accelerator or SingleProcess()
-    trainer = _Trainer(model, loss, data, config, engine, run, start)
-    model.train()
-    shown = progress and engine.is_main_process
-    hidden = {} if shown else {"disable": True}  # an explicit False would overrule TQDM_DISABLE
+    with _alone_in(run, engine):
+        trainer = _Trainer(model, loss, data, config, engine, run, start, through)
+        model.train()
+        _loop(trainer, run, callback, progress and engine.is_main_process)
+    if trainer.ema and trainer.ema.images_seen == 0:  # fewer steps than ema_every: else it would be the random start
+        trainer.ema.update(model, trainer.step * config.batch_size)
+    model.eval()
+    return trainer.result
+
+
+@contextmanager
+def _alone_in(run: Run | None, engine: Any) -> Iterator[None]:
+    """The folder of a run held by its main process, which alone writes there."""
+    if run is None:
+        yield
+        return
+    from_main(engine, run.acquire)
+    try:
+        yield
+    finally:
+        run.release()
+
+
+def _loop(
+    trainer: _Trainer, run: Run | None, callback: Callable[[int, TrainingResult], None] | None, shown: bool
+) -> None:
+    """All steps that are left."""
+    config, hidden = trainer.config, {} if shown else {"disable": True}  # a plain False would overrule TQDM_DISABLE
     stop = StopRequest()
     with (
         stop.watching() if run else nullcontext(),
@@ -374,8 +407,6 @@ def train(
                 _keep(trainer, run, stop)
     if stop.received:  # after the last step was saved
         raise KeyboardInterrupt
-    model.eval()
-    return trainer.result
 
 
 def _keep(trainer: _Trainer, run: Run, stop: StopRequest) -> None:
@@ -389,6 +420,14 @@ def _keep(trainer: _Trainer, run: Run, stop: StopRequest) -> None:
         trainer.save()
     if stopped:
         raise KeyboardInterrupt
+
+
+def _whole(model: nn.Module, inside: nn.Module) -> nn.Module:
+    """``inside``, if it holds all that there is to train in ``model``."""
+    held = set(inside.parameters())
+    if outside := [name for name, parameter in model.named_parameters() if parameter not in held]:
+        raise ValueError(f"expected all weights inside the module that the loss is given, got {outside[0]} outside")
+    return inside
 
 
 def _remembers(loss: LossFunction) -> bool:

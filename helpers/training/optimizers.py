@@ -147,7 +147,7 @@ def _adamw(parameters: Any, config: TrainingConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(
         parameters,
         lr=config.learning_rate,
-        betas=config.betas,
+        betas=tuple(map(float, config.betas)),
         weight_decay=config.weight_decay,
         **({"fused": True} if config.fused else {}),
     )

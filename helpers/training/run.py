@@ -2,7 +2,8 @@
 
 ``checkpoint.safetensors`` holds *everything* that the next step depends on: weights, average, optimiser, random states
 and the position in the data. It is one file, replaced by one rename, so that it is whole at any moment, whatever
-happens. ``log.jsonl`` has one line for every few steps.
+happens. ``log.jsonl`` has one line for every few steps. ``.lock`` is empty: who trains here holds it, so that no other
+process puts an older state over a newer one.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from .files import temporaries_of, write_atomically
@@ -41,15 +43,18 @@ class Run:
             What may change from one session to the next, such as the number of steps, is left out.
         every_minutes: Time between checkpoints.
         log_every: Steps between lines of the log.
+        origin: From what other training this one went on, for a warm start: anything JSON can hold. Each checkpoint
+            keeps it, whatever becomes of those weights.
 
     Raises:
-        ValueError: If ``identity`` is not JSON, or a number makes no sense.
+        ValueError: If ``identity`` or ``origin`` is not JSON, or a number makes no sense.
     """
 
     folder: Path
     identity: Mapping[str, Any] = field(default_factory=dict)
     every_minutes: float = 5.0
     log_every: int = 50
+    origin: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if not self.every_minutes >= 0:
@@ -58,11 +63,32 @@ class Run:
             raise ValueError(f"expected log_every to be an integer >= 1, got {self.log_every!r}")
         try:
             self.identity = json.loads(json.dumps(self.identity))  # as it comes back from a file: tuples are lists
+            self.origin = json.loads(json.dumps(self.origin))
         except (TypeError, ValueError) as error:
-            raise ValueError(f"expected an identity that JSON can hold: {error}") from error
+            raise ValueError(f"expected an identity and an origin that JSON can hold: {error}") from error
         self.folder = Path(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._saved_at = time.monotonic()
+        self._lock = FileLock(self.folder / ".lock")
+
+    def acquire(self) -> None:
+        """Hold the folder until :meth:`release`, or until this process ends in any way.
+
+        Raises:
+            ValueError: If another process holds it.
+        """
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ValueError(
+                f"another process trains in {self.folder}: wait until it has ended, or choose another folder"
+            ) from error
+        except (OSError, NotImplementedError):  # a file system without locks
+            pass
+
+    def release(self) -> None:
+        """Let go of the folder, if it is held."""
+        self._lock.release()
 
     @property
     def checkpoint(self) -> Path:
@@ -88,7 +114,8 @@ class Run:
             key: value.detach().cpu().clone(memory_format=torch.contiguous_format)  # safetensors refuses shared memory
             for key, value in tensors.items()
         }
-        metadata = {"state": json.dumps({**state, "identity": self.identity, "checksum": _checksum(plain)})}
+        own = {"identity": self.identity, "origin": self.origin, "checksum": _checksum(plain)}
+        metadata = {"state": json.dumps({**state, **own})}
         try:
             write_atomically(self.checkpoint, safetensors.torch.save(plain, metadata))
         except OSError as error:
@@ -105,18 +132,34 @@ class Run:
         """
         if not self.checkpoint.exists():
             return None
-        try:
-            with safetensors.safe_open(self.checkpoint, "pt") as file:
-                state = json.loads((file.metadata() or {})["state"])
-                # Copies: the tensors themselves are windows into the file, which is about to be replaced.
-                tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (not a dictionary)
-            identity = state["identity"]
-        except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{self.checkpoint} is damaged or no checkpoint ({error}): {_START_ANEW}") from error
-        self.check_same(self.identity, identity)
+        with self._opened() as (file, state):
+            # Copies: the tensors themselves are windows into the file, which is about to be replaced.
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (not a dictionary)
+        self.check_same(self.identity, state["identity"])
         if state.get("checksum", checksum := _checksum(tensors)) != checksum:
             raise ValueError(f"{self.checkpoint} is damaged (its checksum differs): {_START_ANEW}")
         return tensors, state
+
+    def state(self) -> dict[str, Any] | None:
+        """The state of the last checkpoint alone, whatever training it belongs to, or None where there is none.
+
+        Raises:
+            ValueError: If the file is damaged.
+        """
+        if not self.checkpoint.exists():
+            return None
+        with self._opened() as (_, state):
+            return state
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[Any, dict[str, Any]]]:
+        try:
+            with safetensors.safe_open(self.checkpoint, "pt") as file:
+                state = json.loads((file.metadata() or {})["state"])
+                dict(state["identity"])
+                yield file, state
+        except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{self.checkpoint} is damaged or no checkpoint ({error}): {_START_ANEW}") from error
 
     def check_same(self, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
         """Refuse a checkpoint that is described by ``found`` if that is not what is ``wanted``.
@@ -136,15 +179,18 @@ class Run:
             file.write(json.dumps(entry) + "\n")
 
     def read_log(self) -> list[dict[str, Any]]:
-        """All entries of the log; a last line that was cut off is left out."""
+        """All entries of the log up to the first line that is none, such as a last one that was cut off."""
         if not self.log.exists():
             return []
         entries = []
         for line in self.log.read_text("utf-8", errors="replace").splitlines():
             try:
-                entries.append(json.loads(line))
+                entry = json.loads(line)
             except ValueError:
                 break
+            if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
+                break
+            entries.append(entry)
         return entries
 
     def tidy(self, step: int) -> None:

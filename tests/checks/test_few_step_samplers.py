@@ -260,6 +260,10 @@ def spread_power(power):
     return spread
 
 
+def spread_without_a_branch(s, wide, w, high):
+    return s * ((s / wide) ** 2 * (wide**2 + high**2) / (s**2 + high**2)) ** ((w - 1) / 2)
+
+
 WRONG_5 = {
     "interval-ignored": lambda s, wide, w, high: s * (s / wide) ** (w - 1),
     "tilt": lambda s, wide, w, high: (w / s**2 - (w - 1) / wide**2) ** -0.5,
@@ -272,6 +276,7 @@ WRONG_5 = {
     "data-at-the-start": spread_wrong(lambda s, wide, high: s),
     "noise-at-the-start": spread_wrong(lambda s, wide, high: high),
     "other-at-the-start": spread_wrong(lambda s, wide, high: math.hypot(wide, high)),
+    "infinity-over-infinity": spread_without_a_branch,
 }
 
 # 11.6 ----------------------------------------------------------------------------------------------------------------
@@ -313,9 +318,15 @@ def round_wrong(
         if put == "middle":
             x = with_known(x, level(sigma, sigma_next))
         x = x + up(sigma, sigma_next) * xi * (1 if which is None else which(mask).double())
+        if put == "last":
+            x = with_known(x, sigma)
         return x
 
     return one_round
+
+
+def round_known_last_with_xi(denoise, x, known, mask, sigma, sigma_next, eps, xi):
+    return round_wrong(put="last")(denoise, x, known, mask, sigma, sigma_next, xi, xi)
 
 
 WRONG_6 = {
@@ -330,6 +341,8 @@ WRONG_6 = {
     "known-not-renoised": round_wrong(which=lambda mask: ~mask),
     "unknown-not-renoised": round_wrong(which=lambda mask: mask),
     "replaced-first": round_wrong(put="first"),
+    "known-last": round_wrong(put="last"),
+    "known-last-with-xi": round_known_last_with_xi,
     "known-forgotten": round_wrong(put="never"),
     "step-forgotten": round_wrong(step=False),
 }

@@ -49,6 +49,10 @@ WRONG_1 = {
     "two-forgotten": frechet_wrong(factor=1),
     "product-not-rooted": frechet_wrong(lambda a, b: (a @ b).trace()),
     "root-of-each-element": frechet_wrong(lambda a, b: (a @ b).diagonal().clamp_min(0).sqrt().sum()),
+    "root-of-each-element-inside": frechet_wrong(
+        lambda a, b: (matrix_root(a) @ b @ matrix_root(a)).diagonal().clamp_min(0).sqrt().sum()
+    ),
+    "one-triangle-only": frechet_wrong(lambda a, b: torch.linalg.eigvalsh(a @ b).clamp_min(0).sqrt().sum()),
     "roots-multiplied": frechet_wrong(lambda a, b: (matrix_root(a) @ matrix_root(b)).trace()),
     "root-outside-the-trace": frechet_wrong(lambda a, b: (a @ b).trace().sqrt()),
     "diagonal-only": lambda m, a, n, b: (
@@ -124,12 +128,25 @@ def nearest_counted(real, samples, k):
     return share(samples, real, radii(real, k)), len(hit) / len(real)
 
 
+def other_radii(closed):
+    def measure(real, samples, k):
+        between = torch.cdist(samples, real)
+        of_real, of_samples = between.kthvalue(k, dim=0).values, between.kthvalue(k, dim=1).values[:, None]
+        inside = torch.le if closed else torch.lt
+        hits = inside(between, of_real).any(1), inside(between, of_samples).any(0)
+        return tuple(hit.double().mean() for hit in hits)
+
+    return measure
+
+
 WRONG_3 = {
     "exchanged": lambda r, s, k: neighbours_torch(r, s, k)[::-1],
     "counts-itself": lambda r, s, k: neighbours_torch(r, s, k - 1),
     "balls-of-the-counted": own_balls,
     "coverage-for-recall": lambda r, s, k: (neighbours_torch(r, s, k)[0], own_balls(r, s, k)[1]),
     "one-radius-for-all": lambda r, s, k: (share(s, r, radii(r, k).mean()), share(r, s, radii(s, k).mean())),
+    "radius-of-the-other-set": other_radii(closed=False),
+    "closed-radius-of-the-other-set": other_radii(closed=True),
     "nearest-only": nearest_counted,
 }
 
@@ -158,12 +175,23 @@ def best_threshold(inside, outside):
     )
 
 
+def area_of_places(inside, outside):
+    all_of_them = torch.cat([inside, outside])
+    shuffled = torch.randperm(len(all_of_them), generator=torch.Generator().manual_seed(0))
+    place = torch.empty(len(all_of_them))
+    place[shuffled[all_of_them[shuffled].argsort(stable=True)]] = torch.arange(len(all_of_them)) + 1.0
+    m = len(outside)
+    return (place[len(inside) :].sum() - m * (m + 1) / 2) / (len(inside) * m)
+
+
 WRONG_4 = {
     "upside-down": lambda i, o: area_pairs(o, i),
     "not-a-share": lambda i, o: area_pairs(i, o) * len(i) * len(o),
     "divided-by-one-set": lambda i, o: (o[:, None] > i).sum() / len(o),
     "ties-lost": lambda i, o: (o[:, None] > i).double().mean(),
     "ties-won": lambda i, o: (o[:, None] >= i).double().mean(),
+    "from-minus-one": lambda i, o: (o[:, None] - i).sign().mean(),
+    "ties-in-order": area_of_places,
     "best-threshold": best_threshold,
     "compared-in-order": lambda i, o: (o[: min(len(i), len(o))] > i[: min(len(i), len(o))]).double().mean(),
     "means-compared": lambda i, o: float(o.mean() > i.mean()),
@@ -194,9 +222,15 @@ def compare_wrong(join=math.hypot, error=lambda x: np.std(x, ddof=1) / len(x) **
     return compare
 
 
+def paired(first, second):
+    gap = [a - b for a, b in zip(first, second, strict=False)]
+    return statistics.mean(first) - statistics.mean(second), statistics.stdev(gap) / len(gap) ** 0.5
+
+
 WRONG_5 = {
     "wrong-way-round": compare_wrong(sign=-1),
     "scatter-for-error": compare_wrong(error=lambda x: np.std(x, ddof=1)),
+    "paired": paired,
     "divided-by-n": compare_wrong(error=lambda x: np.std(x, ddof=1) / len(x)),
     "biased-scatter": compare_wrong(error=lambda x: np.std(x) / len(x) ** 0.5),
     "errors-added": compare_wrong(join=lambda a, b: a + b),

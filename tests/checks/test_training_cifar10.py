@@ -274,6 +274,18 @@ def combine_average(gradients, counts):
     return np.average(gradients.numpy(), axis=0, weights=counts.numpy()).tolist()
 
 
+def combine_matmul(gradients, counts):
+    return (counts / counts.sum()) @ gradients
+
+
+def combine_einsum(gradients, counts):
+    return torch.einsum("p,pd->d", counts / counts.sum(), gradients)
+
+
+def combine_tensordot(gradients, counts):
+    return torch.tensordot(counts.to(gradients.dtype), gradients, dims=1) / counts.sum()
+
+
 WRONG_6 = {
     "plain-mean": lambda g, n: g.mean(0),
     "mean-of-the-filled": lambda g, n: g[n > 0].mean(0) if (n == 0).any() else combine_weights(g, n),
@@ -292,7 +304,14 @@ RIGHT = {
     "10.3": [levels_lesson, levels_shuffled_afterwards, diffusion.stratified_sigmas],
     "10.4": [hours_rate, hours_work],
     "10.5": [drop_where, drop_copy, drop_arithmetic, diffusion.drop_labels],
-    "10.6": [combine_weights, combine_sums, combine_average],
+    "10.6": [
+        combine_weights,
+        combine_sums,
+        combine_average,
+        combine_matmul,
+        combine_einsum,
+        combine_tensordot,
+    ],
 }
 WRONG = {"10.1": WRONG_1, "10.2": WRONG_2, "10.3": WRONG_3, "10.4": WRONG_4, "10.5": WRONG_5, "10.6": WRONG_6}
 CHECKS = {

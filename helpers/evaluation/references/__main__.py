@@ -21,7 +21,7 @@ N_PROBE = 10_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
+    """Run one command; returns the exit code: 2 after a message about wrong input."""
     parser = argparse.ArgumentParser(prog="python -m helpers.evaluation.references", description=__doc__)
     parser.add_argument("command", choices=("build", "calibrate"))
     parser.add_argument("name", choices=sorted(FEATURES))
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(path)
     except (OSError, ValueError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     return 0
 
 
