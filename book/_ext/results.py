@@ -228,6 +228,8 @@ MEASURES = {
 def _settings(result: Result) -> str:
     known = {"steps": "{} steps", "solver": "solver {}", "guidance": "guidance {}", "precision": "in {}"}
     settings = {key: value for key, value in result["settings"].items() if value is not None}
+    if settings.get("guidance") == 1:  # none
+        del settings["guidance"]
     return ", ".join(words.format(_value(settings[key])) for key, words in known.items() if key in settings)
 
 
@@ -239,15 +241,25 @@ def _spaces(result: Result) -> dict[str, tuple[str, list[Result]]]:
     return found
 
 
+def _real(stored: Stored, space: str, n: int) -> list[Result]:
+    """Rows of as many real pictures, whole and spoilt; the whole ones first."""
+    return [row for row in stored.calibrations.get(space, {}).get("rows", []) if row["n"] == n]
+
+
 def _real_rows(stored: Stored, space: str, n: int) -> list[tuple[str, float]]:
-    """Distances of as many real pictures, whole and spoilt."""
-    rows = stored.calibrations.get(space, {}).get("rows", [])
-    return [(row["images"], row["frechet_distance"]) for row in rows if row["n"] == n]
+    """Their distances."""
+    return [(row["images"], row["frechet_distance"]) for row in _real(stored, space, n)]
 
 
 def _short(words: str) -> str:
     """A yardstick's name without the numbers of its pictures."""
     return re.sub(r" of training images \d+ to \d+$|(?<=^training images) \d+ to \d+$", "", words)
+
+
+def _beside_real(stored: Stored, space: str, n: int, key: str, rows: Sequence[Result]) -> list[str]:
+    """One measure of samples, and of as many whole training pictures (which are copies of themselves)."""
+    found = _real(stored, space, n)[:1] if key != "data_copying" else []
+    return [_span([row[key] for row in some]) if some and key in some[0] else "–" for some in (rows, found)]
 
 
 def _evaluation(stored: Stored, result: Result) -> str:
@@ -263,13 +275,14 @@ def _evaluation(stored: Stored, result: Result) -> str:
         for words in dict.fromkeys(words for found in real.values() for words in found)
     ]
     others = [
-        [words, *(_span([row[key] for row in rows]) if key in rows[0] else "–" for _, rows in spaces.values())]
+        [words, *(cell for space, (_, rows) in spaces.items() for cell in _beside_real(stored, space, n, key, rows))]
         for key, words in MEASURES.items()
         if any(key in rows[0] for _, rows in spaces.values())
     ]
+    beside = [cell for label in labels for cell in (label, "real pictures")]
     drawn = f"{n:,} samples for each of {_count(seeds, 'seed')}{f' ({settings})' if settings else ''}"
     return "\n\n".join(
-        [f"{drawn}: mean (least–greatest) over seeds.", _table(head, body), _table(["of its samples", *labels], others)]
+        [f"{drawn}: mean (least–greatest) over seeds.", _table(head, body), _table([f"N = {n:,}", *beside], others)]
     )
 
 
