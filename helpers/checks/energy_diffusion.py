@@ -49,6 +49,10 @@ def _wrong_scores(x: Tensor, mean: Tensor, s: float, sigma: float) -> Mistakes:
             -sigma * away / variance,
             "this is the noise guess ε̂ = −σ·score, not the score.",
         ),
+        "denoised": (
+            x + sigma**2 * away / variance,
+            "this is the best guess D of the clean point. The score is (D − x)/σ².",
+        ),
     }
 
 

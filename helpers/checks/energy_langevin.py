@@ -382,6 +382,10 @@ def _translation_mistakes(alpha: float, tau: float, wanted: float) -> tuple[Mist
         "half-forgotten": (math.sqrt(alpha * wanted), "√(αT) goes with a drift of (α/2)∇E; here it is α∇E: √(2αT)."),
         "root-forgotten": (2 * alpha * wanted, "2αT is the variance; τ is its root."),
         "temperature-outside-the-root": (wanted * math.sqrt(2 * alpha), "T stands under the root, too."),
+        "scaled-linearly": (
+            2 * alpha * wanted / tau,
+            "you scale τ by the quotient of the temperatures. T goes with τ², so τ goes with its root.",
+        ),
     }
     variance = {
         "small-step-limit": (

@@ -179,6 +179,14 @@ def _wrong_variances(beta: Tensor, a: Tensor, a_prev: Tensor) -> Mistakes:
         "precision-not-variance": (1 / right, "this is the precision (the sum of the two); its inverse is asked."),
         "inverted-ratio": ((1 - a) / (1 - a_prev) * beta, "the ratio is upside down: β̃_t must be smaller than β_t."),
         "variance-of-marginal": (1 - a_prev, "this is the variance of q(x_{t−1} | x_0): x_t has not been used."),
+        "precision-of-the-step": (
+            1 / (1 / beta + 1 / (1 - a_prev)),
+            "the second precision is not 1/β_t. The likelihood is about √α_t x_{t−1}, so it is α_t/β_t.",
+        ),
+        "variances-added": (
+            1 - a_prev + beta / (1 - beta),
+            "you added the two variances. Two sources leave less doubt than one: add the *precisions*, and invert.",
+        ),
     }
 
 
@@ -200,6 +208,10 @@ def _wrong_means(x_0: Tensor, x_t: Tensor, beta: Tensor, a: Tensor, a_prev: Tens
             "the coefficient of x_0 has √ᾱ_t where √ᾱ_{t−1} belongs: the prior is about x_{t−1}.",
         ),
         "mean-of-marginal": (a_prev.sqrt() * x_0, "this is the mean of q(x_{t−1} | x_0): x_t has not been used."),
+        "not-normalised": (
+            (c0 * x_0 + ct * x_t) * (1 - a) / ((1 - a_prev) * beta),
+            "this is the sum weighted by the precisions. Divide it by the sum of the precisions (multiply by β̃_t).",
+        ),
     }
 
 

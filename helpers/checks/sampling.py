@@ -29,6 +29,15 @@ def _guess(x: Tensor, eps: Tensor, a: Tensor) -> Tensor:
     return (x - (1 - a).sqrt() * eps) / a.sqrt()
 
 
+def _stepped(step: Callable[..., Any], given: Sequence[Tensor], noise: Tensor, *more: Any, name: str) -> Any:
+    """What ``step(*given, noise, *more)`` returns; refuses a step that draws noise of its own."""
+    got, again = (step(*(value.clone() for value in (*given, noise)), *more) for _ in range(2))
+    one, two = (expect_tensor(value, tuple(noise.shape), name).double() for value in (got, again))
+    if not torch.allclose(one, two):
+        raise Mistake("own-noise", "your step draws noise of its own. Use `noise`, which is passed in.")
+    return got
+
+
 def _posterior_mean(x_0: Tensor, x: Tensor, a: Tensor, b: Tensor, *, exchanged: bool = False) -> Tensor:
     """Mean of q(x_s | x_t, x_0) with ᾱ_t = a and ᾱ_s = b."""
     c_0, c_t = b.sqrt() * (1 - a / b) / (1 - a), (a / b).sqrt() * (1 - b) / (1 - a)
@@ -107,8 +116,8 @@ def ancestral_step(step: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Any]
     for a, b in (_levels(0.5, 0.6), _levels(0.1, 0.4), _levels(0.9, 0.99)):
         x, eps, noise = (_normal(generator, 4, 1, 3, 3) for _ in range(3))
         expected = _posterior_mean(_guess(x, eps, a), x, a, b) + (1 - a / b).sqrt() * noise
-        got = step(x.clone(), eps.clone(), a, b, noise.clone())
         name = f"the step from ᾱ = {float(a):g} to {float(b):g}"
+        got = _stepped(step, (x, eps, a, b), noise, name=name)
         expect_close(got, expected, mistakes=_wrong_ancestral(x, eps, a, b, noise), name=name, rtol=1e-4, atol=1e-5)
     x, eps, noise = (_normal(generator, 4, 1, 3, 3) for _ in range(3))
     a, b = _levels(0.98, 1.0)
@@ -202,12 +211,13 @@ def ddim_dial(step: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, float], An
         for a, b in (_levels(0.5, 0.6), _levels(0.1, 0.4), _levels(0.9, 0.95), _levels(0.98, 1.0)):
             x, eps, noise = (_normal(generator, 4, 1, 3, 3) for _ in range(3))
             variance = eta**2 * (1 - b) / (1 - a) * (1 - a / b)
-            got = step(x.clone(), eps.clone(), a, b, noise.clone(), eta)
+            name = f"the step from ᾱ = {float(a):g} to {float(b):g} with η = {eta:g}"
+            got = _stepped(step, (x, eps, a, b), noise, eta, name=name)
             expect_close(
                 got,
                 _ddim(_guess(x, eps, a), eps, b, variance, noise),
                 mistakes=_wrong_ddim(x, eps, a, b, noise, eta),
-                name=f"the step from ᾱ = {float(a):g} to {float(b):g} with η = {eta:g}",
+                name=name,
                 rtol=1e-4,
                 atol=1e-5,
             )
@@ -427,6 +437,10 @@ def _wrong_variances(s2: float, levels: Sequence[float], eta: float) -> Mistakes
             "you have σ² = η β̃. η scales the standard deviation, so the variance has η²: σ² = η² β̃.",
         ),
         "eta-ignored": (_recursion(s2, levels, 0.0), "this is the answer for η = 0."),
+        "last-step-left-out": (
+            _recursion(s2, levels[:-1], eta),
+            "the last step, to ᾱ_s = 1, is missing: n + 1 levels make n steps.",
+        ),
         "variance-squared": (_recursion(s2**2, levels, eta), "the argument s2 is the variance already: do not square."),
         "perfect-start": (
             _recursion(s2, levels, eta, start=first * s2 + 1 - first),

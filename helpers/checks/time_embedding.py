@@ -61,6 +61,7 @@ def _wrong_order(t: Tensor, d: int, max_period: float) -> list[Variant]:
         ("interleaved", _interleave(e), interleaved),
         *_both("cosines-first", e.roll(h, 1), cosines),
         ("sines-only", torch.cat([e[:, :h], e[:, :h]], 1), "both halves are sines. The second half needs cosines."),
+        ("cosines-only", torch.cat([e[:, h:], e[:, h:]], 1), "both halves are cosines. The first half needs sines."),
         ("transposed", e.T, transposed),
     ]
 
@@ -71,10 +72,14 @@ def _frequency_mistakes(d: int, max_period: float) -> list[Variant]:
     k = torch.arange(h, dtype=torch.float64)
     right = max_period ** (-k / h)
     both = "k/h and 2k/d are the same number. You seem to mix them to 2k/h, and so the exponent is doubled."
+    ones = "your k counts from 1. It counts from 0: the fastest hand has the frequency 1, the slowest k = h − 1."
+    linear = "these frequencies are −ln(P)·k/h itself. It is an exponent: P^(−k/h) = exp(−ln(P)·k/h)."
     return [
         ("half-minus-one", max_period ** (-k / (h - 1)), "you divide k by h − 1. Some code does; here it is h = d/2."),
         ("divided-by-d", max_period ** (-k / d), "you divide k by d. The exponent is k/h with h = d/2, or 2k/d."),
         ("doubled-exponent", max_period ** (-2 * k / h), both),
+        ("counts-from-one", max_period ** (-(k + 1) / h), ones),
+        ("missing-exponential", -math.log(max_period) * k / h, linear),
         ("missing-division", max_period ** (-k), "the exponent is k/h, not k: you miss the division by h = d/2."),
         ("growing-frequencies", 1 / right, "your frequencies grow with k. The exponent needs a minus sign."),
         ("missing-logarithm", (-k / h).exp(), "exp(−k/h) forgets max_period: P^(−k/h) = exp(−ln(P)·k/h)."),
@@ -267,7 +272,7 @@ def longest_period(max_period: float) -> str:
         raise Mistake("returned-none", "`my_max_period` is None. Give it a number: the P that you found.")
     variants = [(name, torch.tensor(value).double(), advice) for name, value, advice in table]
     got = torch.tensor(expect_scalar(max_period, "max_period")).double()
-    if abs(got - expected) > 0.5:
+    if abs(got - expected) > 1:  # 172.49: rounded either way is fine
         _recognise(got, variants, atol=0.5)
         raise Mistake("wrong-value", "not yet. Write down ω of the slowest hand (k = 63), and ask that ω·1000 = 2π.")
     return "about 172. (With the usual 10000 the slowest hand would need more than 50000 steps for a turn.)"

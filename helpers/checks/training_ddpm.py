@@ -105,7 +105,9 @@ def _find_eps(r: Round, value: float) -> Tensor:
             return right
     if torch.equal(r.x_t, r.x_0):
         raise Mistake("clean-input", "the network was shown x_0. It should see the noisy x_t.")
-    for target, what in ((r.x_0, "x_0"), (r.x_t, "x_t"), (-right, "−ε")):
+    a = ALPHA_BAR[r.t]
+    velocity = r.along(a.sqrt()) * right - r.along((1 - a).sqrt()) * r.x_0
+    for target, what in ((r.x_0, "x_0"), (r.x_t, "x_t"), (-right, "−ε"), (velocity, "v"), (0 * right, "zero")):
         if _is(value, (r.answer - target).square().mean()):
             raise Mistake("wrong-target", f"your loss compares the network's answer with {what}. The target is ε.")
     error = r.answer - right
@@ -131,7 +133,7 @@ def _find_eps(r: Round, value: float) -> Tensor:
     raise Mistake(
         "wrong-value",
         f"for what the network was shown and answered, the loss should be {error.square().mean():.4f}; "
-        f"yours is {value:.4f}.",
+        f"yours is {value:.4f}. Is the ε that you compare with the very one that is mixed into x_t?",
     )
 
 

@@ -34,6 +34,10 @@ def _wrong_losses(data: Tensor, model: Tensor, l2: float) -> Mistakes:
             "already, |…| would push them up again. The loss is no distance.",
         ),
         "sign-flipped": (-gap + l2 * squares, "this lowers the energy of samples and raises that of data."),
+        "maximised": (
+            -(gap + l2 * squares),
+            "this is minus the loss: minimised, it pushes data up and samples down, and lets the squares grow.",
+        ),
         "no-l2": (gap, "the squares are missing: nothing holds the level of the energies."),
         "l2-subtracted": (gap - l2 * squares, "the squares are *added*: they are to be small when the loss is."),
         "summed": (
@@ -101,6 +105,10 @@ def _wrong_gradients(features: Tensor, theta: Tensor, p: Tensor) -> Mistakes:
             "your model gives every point the same probability. Weigh with the softmax of −E.",
         ),
         "data-twice": ((p - p * q) @ features, "the model's mean weighs with q alone, not with p q."),
+        "averaged-again": (
+            (p - q) @ features / len(p),
+            "you divide by the number of points. p and q are shares already: their sums *are* means.",
+        ),
         "added": ((p + q) @ features, "the two means are subtracted: log Z enters with a minus in its derivative."),
     }
 
@@ -247,6 +255,11 @@ def _wrong_steps(s: float, r: float) -> Mistakes:
             4 * (1 - r) * s**2,
             "this limits how wide chains get *on the true energy*. Here 1/a is r s²: the factor r is missing.",
         ),
+        "formula-of-lesson-7": (
+            4 * (1 - r) / (2 - r) * s**2,
+            "this is lesson 7's step for chains that are too wide by 1 − r, on the *true* energy. Here the energy is "
+            "steeper, with 1/a = r s², and the chains have s².",
+        ),
         "inverse-share": (
             4 * (1 / r - 1) * s**2,
             "check the equation at the place of a: (1/a)/(1 − εa/4) = s² with 1/a = r s².",
@@ -303,7 +316,12 @@ def diagnoses(answer: Mapping[int, str]) -> str:
     """Check a letter for each patient, 1 to 5."""
     if not isinstance(answer, Mapping):
         raise Mistake("wrong-type", f"expected a dictionary from patients to letters, got {type(answer).__name__}.")
-    given = {int(patient): str(letter).strip().lower() for patient, letter in answer.items()}
+    try:
+        given = {int(patient): str(letter).strip().lower() for patient, letter in answer.items()}
+    except (TypeError, ValueError):
+        raise Mistake(
+            "keys-not-patients", 'the keys are the patients, 1 to 5, and the values their letters: {1: "a", …}.'
+        ) from None
     missing = sorted(set(_REASONS) - set(given))
     if missing:
         raise Mistake("patient-missing", f"patient {missing[0]} has no diagnosis yet.")

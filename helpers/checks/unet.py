@@ -124,6 +124,11 @@ def _check_heads(function: Callable[..., Any], x: Tensor, layers: list[nn.Module
                 _Attention(x, norm, qkv, proj, heads, root=32 // heads).out,
                 "You divide by the width itself. Its root brings the variance to 1.",
             ),
+            "scale-multiplied": (
+                _Attention(x, norm, qkv, proj, heads, root=(32 // heads) ** -0.5).out,
+                "You multiply the logits by the root of the width. Divide by it: their variance is too large, not too "
+                "small.",
+            ),
             "scale-by-positions": (
                 _Attention(x, norm, qkv, proj, heads, root=15**0.5).out,
                 "You divide by the root of the number of positions. The sum in q·k runs over channels.",
@@ -131,6 +136,11 @@ def _check_heads(function: Callable[..., Any], x: Tensor, layers: list[nn.Module
             "softmax-over-queries": (
                 _Attention(x, norm, qkv, proj, heads, dim=2).out,
                 "The softmax runs over the wrong axis: for each query, the weights over the keys must sum to 1.",
+            ),
+            "softmax-over-heads": (
+                _Attention(x, norm, qkv, proj, heads, dim=1).out,
+                "The softmax runs over the heads: with the shape (B, heads, N, N) that is axis 1. For each query, the "
+                "weights over the keys, the last axis, must sum to 1.",
             ),
             "no-softmax": (_Attention(x, norm, qkv, proj, heads, dim=None).out, "The softmax is missing."),
             "roles-swapped": (

@@ -220,6 +220,7 @@ WRONG = {
         "deviation-in-place-of-variance": lambda x, mean, s, sigma: (mean - x) / math.hypot(s, sigma),
         "mean-forgotten": lambda x, mean, s, sigma: -x / (s**2 + sigma**2),
         "noise-guess": lambda x, mean, s, sigma: sigma * (x - mean) / (s**2 + sigma**2),
+        "denoised": lambda x, mean, s, sigma: (sigma**2 * mean + s**2 * x) / (s**2 + sigma**2),
     },
     "9.2": {
         "uphill": lambda energy, x, sigma: x + sigma**2 * slope_of(energy, x),

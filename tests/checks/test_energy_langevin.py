@@ -269,6 +269,7 @@ WRONG_5 = {
         ("b", "half-forgotten", lambda a, t, w: math.sqrt(a * w)),
         ("b", "root-forgotten", lambda a, t, w: 2 * a * w),
         ("b", "temperature-outside-the-root", lambda a, t, w: w * math.sqrt(2 * a)),
+        ("b", "scaled-linearly", lambda a, t, w: t * w / (t**2 / (2 * a))),
         ("c", "small-step-limit", lambda a, t, w: t**2 / (2 * a)),
         ("c", "root", lambda a, t, w: t / math.sqrt(1 - (1 - a) ** 2)),
         ("c", "half-a-drift", lambda a, t, w: t**2 / (1 - (1 - a / 2) ** 2)),

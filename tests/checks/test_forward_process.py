@@ -259,6 +259,10 @@ WRONG = {
         ),
         "inverted-ratio": posterior_with(variance=lambda x_0, x_t, beta, a, a_prev: (1 - a) / (1 - a_prev) * beta),
         "variance-of-marginal": posterior_with(variance=lambda x_0, x_t, beta, a, a_prev: 1 - a_prev),
+        "precision-of-the-step": posterior_with(
+            variance=lambda x_0, x_t, beta, a, a_prev: beta * (1 - a_prev) / (beta + 1 - a_prev)
+        ),
+        "variances-added": posterior_with(variance=lambda x_0, x_t, beta, a, a_prev: 1 - a_prev + beta / (1 - beta)),
         "swapped-coefficients": lambda x_0, x_t, t, schedule: posterior_hos_equation(x_t, x_0, t, schedule),
         "missing-root": posterior_with(
             lambda x_0, x_t, beta, a, a_prev: (a_prev * beta * x_0 + (1 - beta) * (1 - a_prev) * x_t) / (1 - a)
@@ -276,6 +280,9 @@ WRONG = {
             lambda x_0, x_t, beta, a, a_prev: (a**0.5 * beta * x_0 + (1 - beta) ** 0.5 * (1 - a_prev) * x_t) / (1 - a)
         ),
         "mean-of-marginal": posterior_with(lambda x_0, x_t, beta, a, a_prev: a_prev**0.5 * x_0),
+        "not-normalised": posterior_with(
+            lambda x_0, x_t, beta, a, a_prev: a_prev**0.5 / (1 - a_prev) * x_0 + (1 - beta) ** 0.5 / beta * x_t
+        ),
         "clean-end": posterior_wrapped,
         "infinite-precision": posterior_divides_by_zero,
         "swapped-answers": lambda x_0, x_t, t, schedule: posterior_hos_equation(x_0, x_t, t, schedule)[::-1],

@@ -79,6 +79,7 @@ WRONG_1 = {
         b.sqrt() * guess(x, eps, a) + (1 - b).sqrt() * eps + (1 - a / b).sqrt() * noise
     ),
     "noise-in-the-last-step": ancestral_wrong(last=True),
+    "own-noise": lambda x, eps, a, b, noise: ancestral_paper(x, eps, a, b, torch.randn_like(x)),
     "beta-of-the-whole-way": paper_wrong(beta=lambda a, b: 1 - a),
     "divided-by-the-signal": paper_wrong(shrink=lambda a, beta: 1 / a.sqrt()),
     "missing-root-of-the-noise": paper_wrong(below=lambda a: 1 - a),
@@ -129,6 +130,7 @@ WRONG_2 = {
     "roots-subtracted": ddim_wrong(direction=lambda a, b, v: ((1 - b).sqrt() - v.sqrt()) ** 2),
     "eta-ignored": ddim_wrong(variance=lambda a, b, eta, p: 0 * p),
     "eta-always-one": ddim_wrong(variance=lambda a, b, eta, p: p),
+    "own-noise": lambda x, eps, a, b, noise, eta: ddim_formula(x, eps, a, b, torch.randn_like(x), eta),
 }
 
 # 5.3 -----------------------------------------------------------------------------------------------------------------
@@ -289,6 +291,7 @@ WRONG_5 = {
     "no-noise": variance_wrong(noise=lambda v: 0),
     "eta-in-the-variance": lambda s2, levels, eta: variance_recursion(s2, levels, math.sqrt(eta)),
     "eta-ignored": lambda s2, levels, eta: variance_recursion(s2, levels, 0),
+    "last-step-left-out": lambda s2, levels, eta: variance_recursion(s2, levels[:-1], eta),
     "variance-squared": lambda s2, levels, eta: variance_recursion(s2**2, levels, eta),
     "perfect-start": variance_wrong(start=lambda s2, a: a * s2 + 1 - a),
     "starts-at-zero": variance_wrong(start=lambda s2, a: 0.0),

@@ -91,6 +91,15 @@ def loss_other_time(shift):
     return loss
 
 
+def loss_velocity(model, x_0, alpha_bar, generator):
+    """A right loss, for a network that predicts v."""
+    t = torch.randint(len(alpha_bar), (len(x_0),), generator=generator)
+    eps = torch.randn(x_0.shape, generator=generator)
+    a = alpha_bar[t].float().reshape(-1, *[1] * (x_0.ndim - 1))
+    v = a.sqrt() * eps - (1 - a).sqrt() * x_0
+    return (model(a.sqrt() * x_0 + (1 - a).sqrt() * eps, t) - v).square().mean()
+
+
 WRONG_1 = {
     "missing-root": loss_wrong(mix=lambda a: (a, 1 - a)),
     "swapped-factors": loss_wrong(mix=lambda a: ((1 - a).sqrt(), a.sqrt())),
@@ -129,12 +138,15 @@ MORE_1 = [
     ("global-generator", loss_wrong(t=lambda n, b, g: torch.randint(n, (b,)))),
     ("wrong-target", loss_wrong(target=lambda x_0, x_t, eps: x_t)),
     ("wrong-target", loss_wrong(target=lambda x_0, x_t, eps: -eps)),
+    ("wrong-target", loss_velocity),
+    ("wrong-target", loss_wrong(target=lambda x_0, x_t, eps: 0)),
     ("sum-not-mean", loss_wrong(reduce=lambda e: e.square().flatten(1).sum(1).mean())),
     ("sum-over-batch", lambda m, x, a, g: len(x) * loss_lesson(m, x, a, g)),
     ("not-squared", loss_wrong(reduce=lambda e: e.square().mean().sqrt())),
     ("not-differentiable", torch.no_grad()(loss_lesson)),
     ("returned-none", loss_without_return),
     ("wrong-value", loss_wrong(reduce=lambda e: e.square().mean() + 0.1)),
+    ("wrong-value", loss_wrong(target=lambda x_0, x_t, eps: torch.randn_like(eps))),
 ]
 
 # 4.2 -----------------------------------------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ def gap(data, model):
 WRONG_1 = {
     "absolute-value": lambda d, m, l2: gap(d, m).abs() + l2 * (d.square().mean() + m.square().mean()),
     "sign-flipped": lambda d, m, l2: -gap(d, m) + l2 * (d.square().mean() + m.square().mean()),
+    "maximised": lambda d, m, l2: -loss_lesson(d, m, l2),
     "no-l2": lambda d, m, l2: gap(d, m),
     "l2-subtracted": lambda d, m, l2: gap(d, m) - l2 * (d.square().mean() + m.square().mean()),
     "summed": lambda d, m, l2: d.sum() - m.sum() + l2 * (d.square().sum() + m.square().sum()),
@@ -96,6 +97,7 @@ WRONG_2 = {
     "not-normalised": lambda f, theta, p: (p - torch.exp(-f @ theta)) @ f,
     "uniform-model": lambda f, theta, p: p @ f - f.mean(0),
     "data-twice": lambda f, theta, p: (p - p * torch.softmax(-f @ theta, 0)) @ f,
+    "averaged-again": lambda f, theta, p: ((p - torch.softmax(-f @ theta, 0))[:, None] * f).mean(0),
     "added": lambda f, theta, p: (p + torch.softmax(-f @ theta, 0)) @ f,
     "overflow": naive_softmax,
 }
@@ -221,6 +223,7 @@ WRONG_4 = {
     "gradient-step": a_wrong(lambda s, e: (1 - math.sqrt(1 - 2 * e / s**2)) / e),
     "std-for-variance": a_wrong(lambda s, e: 2 / e * (1 - math.sqrt(1 - e / s))),
     "bias-of-the-chains": b_wrong(lambda s, r: 4 * (1 - r) * s**2),
+    "formula-of-lesson-7": b_wrong(lambda s, r: 4 * s**2 * (1 - r) / (1 + (1 - r))),
     "inverse-share": b_wrong(lambda s, r: 4 * (1 / r - 1) * s**2),
     "the-limit": b_wrong(lambda s, r: s**2),
     "stability-limit": b_wrong(lambda s, r: 4 * s**2),
@@ -240,6 +243,7 @@ WRONG_5 = {
     "patient-missing": {k: v for k, v in TRUE.items() if k != 3},
     "unknown-letter": TRUE | {4: "f"},
     "wrong-type": list(TRUE.values()),
+    "keys-not-patients": {letter: patient for patient, letter in TRUE.items()},
 }
 
 RIGHT = {

@@ -62,6 +62,13 @@ def _qkv_of_each_head(x, norm, qkv, proj, heads):
     return x + proj(F.scaled_dot_product_attention(q, k, v).transpose(2, 3).reshape(B, C, H, W))
 
 
+def _softmax_over_heads(x, norm, qkv, proj, heads):
+    B, C, H, W = x.shape
+    q, k, v = qkv(norm(x)).reshape(B, 3, heads, C // heads, H * W).transpose(3, 4).unbind(1)
+    weights = torch.softmax(q @ k.transpose(2, 3) / math.sqrt(C // heads), dim=1)
+    return x + proj((weights @ v).transpose(2, 3).reshape(x.shape))
+
+
 def _unnormalised_logits(x, norm, qkv, proj, heads):
     q, k, v = qkv(norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=2)
     mixed = (q @ k.transpose(1, 2) / q.shape[2] ** 0.5) @ v
@@ -169,10 +176,16 @@ WRONG: dict[str, dict[str, Callable[..., Any]]] = {
         "scale-without-root": (
             lambda x, norm, qkv, proj, heads: x + proj(_heads(x, norm, qkv, proj, heads, root=32 / heads))
         ),
+        "scale-multiplied": (
+            lambda x, norm, qkv, proj, heads: (
+                x + proj(_heads(x, norm, qkv, proj, heads, root=1 / math.sqrt(32 / heads)))
+            )
+        ),
         "scale-by-positions": (
             lambda x, norm, qkv, proj, heads: x + proj(_heads(x, norm, qkv, proj, heads, root=15**0.5))
         ),
         "softmax-over-queries": lambda x, norm, qkv, proj, heads: x + proj(_heads(x, norm, qkv, proj, heads, axis=1)),
+        "softmax-over-heads": _softmax_over_heads,
         "no-softmax": _unnormalised_logits,
         "roles-swapped": _swapped,
         "reshape-without-transpose": _mixed_up,
