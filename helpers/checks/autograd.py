@@ -86,9 +86,22 @@ def central_difference(gradient: Callable[[Callable[[Tensor], Tensor], Tensor, f
         errors = []
         for h in steps:
             got = _called_with_a_layout(gradient, x, h, transposed)
-            expect_close(got, _differences(x, h, -h, 2 * h), mistakes=_schemes(x, h, exact), rtol=1e-7, atol=1e-9)
+            right = _differences(x, h, -h, 2 * h)
+            try:
+                expect_close(got, right, mistakes=_schemes(x, h, exact), rtol=1e-7, atol=1e-9)
+            except Mistake as mistake:
+                if mistake.name == "wrong-value" and _is_rounded(got, right):
+                    advice = "right to float32 only: x comes in float64, and a difference quotient needs those digits."
+                    raise Mistake("float32", advice) from None
+                raise
             errors.append((torch.as_tensor(got) - exact).abs().max().item())
     return f"right, entry by entry, and halving h divided the error by {errors[0] / errors[1]:.1f}: it falls with h²."
+
+
+def _is_rounded(got: Any, right: Tensor) -> bool:
+    """Whether a wrong result is in float32 and right as far as that reaches."""
+    got = torch.as_tensor(got)
+    return got.dtype == torch.float32 and torch.allclose(got.double(), right, rtol=1e-4, atol=1e-4)
 
 
 def _called_with_a_layout(gradient: Callable[..., Any], x: Tensor, h: float, transposed: bool) -> Any:
@@ -105,7 +118,11 @@ def _called_with_a_layout(gradient: Callable[..., Any], x: Tensor, h: float, tra
         advice = text + "Make the step and the result with torch.zeros(x.shape, dtype=x.dtype)."
         raise Mistake("layout", advice) from None
     if not torch.equal(given, x):
-        raise Mistake("input-changed", "your function leaves x changed: move one entry of a copy, or put it back.")
+        rounding = (
+            " (x + h − 2h + h is x up to rounding only: keep the old number.)" if torch.allclose(given, x) else ""
+        )
+        advice = "your function leaves x changed: move one entry of a copy, or put it back." + rounding
+        raise Mistake("input-changed", advice)
     if isinstance(got, Tensor) and got.numel() == 1:
         return got.reshape(()).expand(x.shape)
     if isinstance(got, Tensor) and x.dim() > 1 and got.shape == x.shape[:1]:
@@ -169,6 +186,12 @@ def vjp(product: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
                 "the slope is 1 − y², y after the tanh.",
             ),
             "value-for-slope": (matrix.T @ (y * v), "you multiplied by tanh itself, not by its slope 1 − y²."),
+            "slope-bracket": (matrix.T @ ((1 - y) ** 2 * v), "(1 − y)² is not 1 − y²: square y, not the difference."),
+            "slope-sign": (matrix.T @ (-slope * v), "the sign is turned round: the slope of tanh is 1 − y², positive."),
+            "tanh-twice": (
+                matrix.T @ ((1 - torch.tanh(y) ** 2) * v),
+                "the slope is 1 − y² with y = tanh(Ax) itself: you took the tanh once more.",
+            ),
             "v-ignored": (matrix.T @ slope, "this is the answer for v = (1, …, 1): v has to enter."),
         }
         if rows == columns:
@@ -263,7 +286,9 @@ def accumulation(accumulate: Callable[[nn.Module, list[tuple[Tensor, Tensor]]], 
         before = [p.detach().clone() for p in model.parameters()]
         batches = [torch.randn(n, 4, generator=generator, dtype=torch.float64).split((3, 1), dim=1) for n in sizes]
         parts = torch.stack([_mean_square_gradient(model, x, y) for x, y in batches])
-        weights = torch.tensor(sizes, dtype=torch.float64) / sum(sizes)
+        rows, total = torch.tensor(sizes, dtype=torch.float64), sum(sizes)
+        weights = rows / total
+        crossed = torch.stack([_mean_square_gradient(nn.Sequential(model, nn.Flatten(0)), x, y) for x, y in batches])
         right = weights @ parts
         if stale:
             for parameter in model.parameters():
@@ -287,8 +312,26 @@ def accumulation(accumulate: Callable[[nn.Module, list[tuple[Tensor, Tensor]]], 
             "not-scaled": (parts.sum(0), "this is the sum of the parts' mean losses: each part needs its weight."),
             "equal-weights": (parts.mean(0), "dividing by the number of parts is right for equal sizes only."),
             "sum-of-squares": (
-                right * sum(sizes),
+                right * total,
                 "this is the gradient of the sum over examples: divide by their number.",
+            ),
+            "rows-crossed": (
+                weights @ crossed,
+                "shapes (rows, 1) and (rows,) were subtracted, which compares every row with every other, as in Q8.",
+            ),
+            "rows-forgotten": (
+                parts.sum(0) / total,
+                "each part's mean is divided by the number of all rows: multiply by the part's own number of rows.",
+            ),
+            "divided-twice": ((1 / rows) @ parts, "mse_loss has divided by the part's rows already: weight by n/N."),
+            "weight-upside-down": ((1 / weights) @ parts, "the weight is n/N, the part's share of the rows, not N/n."),
+            "divided-by-parts": (
+                right * total / len(sizes),
+                "the squares of all rows are divided by the number of parts: divide by the number of rows.",
+            ),
+            "scaled-twice": (
+                right / len(sizes),
+                "weighted by n/N *and* divided by the number of parts: the weights add up to 1 already.",
             ),
         }
         expect_close(got, right, mistakes=mistakes, name="the accumulated gradient", rtol=1e-5, atol=1e-8)
@@ -415,6 +458,11 @@ def input_gradient(gradient: Callable[[nn.Module, Tensor], Tensor]) -> str:
                 if not recording:
                     advice = "right, but not when the caller is under `torch.no_grad()`: use `torch.enable_grad()`."
                     raise Mistake("fails-under-no-grad", advice) from None
+                if "scalar outputs" in str(error):
+                    advice = (
+                        "the network gives one number for each row, and a backward pass wants a single one: sum them."
+                    )
+                    raise Mistake("not-summed", advice) from None
                 if not any(words in str(error) for words in ("not require grad", "not have been used")):
                     raise
                 advice = (
@@ -430,6 +478,9 @@ def input_gradient(gradient: Callable[[nn.Module, Tensor], Tensor]) -> str:
             raise Mistake("input-changed", "the caller's x is now tracked: work on `x.detach()` with its own flag.")
         if not torch.equal(given, x):
             raise Mistake("input-changed", "the numbers in the caller's x have changed: detach() shares its storage.")
+        if isinstance(got, tuple | list) and len(got) == 1:
+            advice = "autograd.grad returns a tuple, a gradient for each input: take out its only entry."
+            raise Mistake("tuple-returned", advice)
         got = expect_tensor(got, (rows, 4), "the input gradient")
         if got.requires_grad:
             raise Mistake("graph-kept", "the result still hangs on a graph, which a chain of steps would never free.")

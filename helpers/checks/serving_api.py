@@ -99,6 +99,22 @@ _STREAMS: tuple[tuple[list[str], list[Event], list[tuple[str, list[Event], str]]
         ],
     ),
     (
+        ["data", "", "data", "data", "", "data:", ""],
+        [("message", ""), ("message", "\n"), ("message", "")],
+        [
+            (
+                "empty-data-dropped",
+                [("message", "\n")],
+                "a `data` line with nothing in it is a `data` line: ask how many there were, not what they hold.",
+            ),
+            (
+                "empty-data-dropped",
+                [],
+                "a `data` line with nothing in it is a `data` line: ask how many there were, not what they hold.",
+            ),
+        ],
+    ),
+    (
         ["data: 1", "", "data: 2"],
         [("message", "1")],
         [
@@ -196,7 +212,7 @@ def back_off(delay: Callable[..., Any]) -> str:
         (5, 0.0, 0.9, 1.5, 11.0),
         (7, 40.0, 0.5, 1.0, 10.0),
     )
-    given = []
+    given, draws = [], 0
     for attempt, asked, u, base, cap in cases:
         drawn = []
 
@@ -207,6 +223,7 @@ def back_off(delay: Callable[..., Any]) -> str:
         value = expect_scalar(delay(attempt, asked, uniform, base, cap), "the delay")
         if len(drawn) > 1:
             raise Mistake("drawn-twice", "call `uniform()` once: the sum or product of two draws is not uniform.")
+        draws += len(drawn)
         given.append((value, (attempt, asked, u, base, cap)))
 
     def right(attempt: int, asked: float, u: float, base: float, cap: float) -> float:
@@ -217,6 +234,8 @@ def back_off(delay: Callable[..., Any]) -> str:
     for name, (_, advice) in _wrong_delays(*cases[0]).items():
         if all(math.isclose(value, _wrong_delays(*case)[name][0], rel_tol=1e-6) for value, case in given):
             raise Mistake(name, advice)
+    if not draws:
+        raise Mistake("uniform-not-called", "the chance should come from `uniform()`, which your function never calls.")
     value, case = next((v, c) for v, c in given if not math.isclose(v, right(*c), rel_tol=1e-6))
     raise Mistake(
         "wrong-value",

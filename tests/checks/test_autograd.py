@@ -84,6 +84,21 @@ def differences_that_change_x(f, x, h):
     return result
 
 
+def differences_rounded(f, x, h):
+    return differences_loop(f, x.float(), h)
+
+
+def differences_put_back_by_adding(f, x, h):
+    gradient = torch.zeros(x.shape, dtype=x.dtype)
+    for index in itertools.product(*map(range, x.shape)):
+        x[index] += h
+        high = f(x)
+        x[index] -= 2 * h
+        gradient[index] = (high - f(x)) / (2 * h)
+        x[index] += h
+    return gradient
+
+
 def exact(f, x, h):
     x = x.clone().requires_grad_()
     return torch.autograd.grad(f(x), x)[0]
@@ -105,6 +120,16 @@ def vjp_rows(matrix, x, v):
     """A weighted sum of the rows of A: no product with the transpose, and no Jacobian either."""
     u_bar = v / torch.cosh(matrix.mv(x)).square()
     return sum(weight * row for weight, row in zip(u_bar, matrix, strict=True))
+
+
+def vjp_einsum(matrix, x, v):
+    return torch.einsum("i,i,ij->j", 1 - torch.tanh(matrix @ x) ** 2, v, matrix)
+
+
+def vjp_lists(matrix, x, v):
+    rows, columns = matrix.shape
+    y = [math.tanh(sum(float(matrix[i, j] * x[j]) for j in range(columns))) for i in range(rows)]
+    return [sum((1 - y[i] ** 2) * float(v[i] * matrix[i, j]) for i in range(rows)) for j in range(columns)]
 
 
 def vjp_jacobian(matrix, x, v):
@@ -147,6 +172,9 @@ def vjp_wrong(kind):
             "slope-not-squared": lambda: matrix.T @ ((1 - y) * v),
             "slope-at-wrong-point": lambda: matrix.T @ ((1 - (matrix @ x) ** 2) * v),
             "value-for-slope": lambda: matrix.T @ (y * v),
+            "slope-bracket": lambda: matrix.T @ ((1 - y) ** 2 * v),
+            "slope-sign": lambda: matrix.T @ ((y**2 - 1) * v),
+            "tanh-twice": lambda: matrix.T @ ((1 - torch.tanh(y) ** 2) * v),
             "v-ignored": lambda: matrix.T @ (1 - y**2),
             "jvp": lambda: (1 - y**2) * (matrix @ v),
             "not-transposed": lambda: matrix @ ((1 - y**2) * v),
@@ -161,6 +189,9 @@ VJP_MISTAKES = (
     "slope-not-squared",
     "slope-at-wrong-point",
     "value-for-slope",
+    "slope-bracket",
+    "slope-sign",
+    "tanh-twice",
     "v-ignored",
     "jvp",
     "not-transposed",
@@ -242,6 +273,16 @@ def accumulate_wrong(weight, zero_before=True, zero_inside=False):
     return accumulate
 
 
+def accumulate_by_loss(loss_of):
+    def accumulate(model, micro_batches):
+        model.zero_grad()
+        total = sum(len(x) for x, _ in micro_batches)
+        for x, y in micro_batches:
+            loss_of(model(x), y, len(x) / total).backward()
+
+    return accumulate
+
+
 def accumulate_with_step(model, micro_batches):
     accumulate_weighted(model, micro_batches)
     torch.optim.SGD(model.parameters(), lr=0.1).step()
@@ -266,6 +307,25 @@ def gradient_by_freezing(network, x):
     for p, flag in zip(network.parameters(), flags, strict=True):
         p.requires_grad_(flag)
     return x.grad
+
+
+def gradient_into_x_only(network, x):
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        network(x).sum().backward(inputs=[x])
+    return x.grad
+
+
+def gradient_in_a_tuple(network, x):
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(network(x).sum(), x)
+
+
+def gradient_not_summed(network, x):
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(network(x), x)[0]
 
 
 def gradient_by_vjp(network, x):
@@ -819,9 +879,20 @@ POWERS = {
 RIGHT = {
     "6.1": [FIVE, FIVE_TENSORS],
     "6.2": [differences_loop, differences_in_place],
-    "6.3": [vjp_products, vjp_numpy, vjp_rows],
-    "6.4": [accumulate_weighted, accumulate_then_divide, accumulate_with_seeds],
-    "6.5": [gradient_by_grad, gradient_by_freezing, gradient_by_vjp, gradient_with_grads_put_back],
+    "6.3": [vjp_products, vjp_numpy, vjp_rows, vjp_einsum, vjp_lists],
+    "6.4": [
+        accumulate_weighted,
+        accumulate_then_divide,
+        accumulate_with_seeds,
+        accumulate_by_loss(lambda made, y, share: share * (made.squeeze(1) - y.squeeze(1)).square().mean()),
+    ],
+    "6.5": [
+        gradient_by_grad,
+        gradient_by_freezing,
+        gradient_into_x_only,
+        gradient_by_vjp,
+        gradient_with_grads_put_back,
+    ],
     "6.6": [SortedByCreation, Closures],
 }
 
@@ -852,6 +923,7 @@ WRONG = {
         "h-ignored": lambda f, x, h: quotients(f, x, 0.1, -0.1, 0.2),
         "derivative-instead": exact,
         "input-changed": differences_that_change_x,
+        "float32": differences_rounded,
     },
     "6.3": {name: vjp_wrong(name) for name in VJP_MISTAKES}
     | {"autograd-used": vjp_autograd, "jacobian-built": vjp_jacobian},
@@ -859,6 +931,12 @@ WRONG = {
         "not-scaled": accumulate_wrong(lambda n, total, parts: 1),
         "equal-weights": accumulate_wrong(lambda n, total, parts: 1 / parts),
         "sum-of-squares": accumulate_wrong(lambda n, total, parts: n),
+        "rows-forgotten": accumulate_wrong(lambda n, total, parts: 1 / total),
+        "divided-twice": accumulate_wrong(lambda n, total, parts: 1 / n),
+        "weight-upside-down": accumulate_wrong(lambda n, total, parts: total / n),
+        "divided-by-parts": accumulate_wrong(lambda n, total, parts: n / parts),
+        "scaled-twice": accumulate_wrong(lambda n, total, parts: n / total / parts),
+        "rows-crossed": accumulate_by_loss(lambda made, y, share: share * (made.squeeze(1) - y).square().mean()),
         "zeroed-inside": accumulate_wrong(lambda n, total, parts: n / total, zero_inside=True),
         "stale-gradient": accumulate_wrong(lambda n, total, parts: n / total, zero_before=False),
         "model-changed": accumulate_with_step,
@@ -879,6 +957,8 @@ WRONG = {
         "fails-under-no-grad": gradient_without_enable,
         "graph-kept": gradient_keeps_graph,
         "input-cut": gradient_with_cut,
+        "tuple-returned": gradient_in_a_tuple,
+        "not-summed": gradient_not_summed,
         "sign": lambda network, x: -gradient_by_grad(network, x),
         "mean-for-sum": lambda network, x: gradient_by_grad(network, x) / len(x),
     },
@@ -913,6 +993,10 @@ def test_other_ways_to_go_wrong():
     assert autograd.engine(engine(__mul__=lambda self, o: o * self)).mistake == "endless"
     assert autograd.engine(engine(zero_grad=property(lambda self: 1 / 0))).mistake == "raised"
     assert autograd.central_difference(differences_by_row).mistake == "row-moved"
+    assert "rounding only" in autograd.central_difference(differences_put_back_by_adding).message
+    assert "rounding only" not in autograd.central_difference(differences_that_change_x).message
+    crossed = accumulate_by_loss(lambda made, y, share: share * (made - y.squeeze(1)).square().mean())
+    assert autograd.accumulation(crossed).mistake == "rows-crossed"
     assert autograd.central_difference(lambda f, x, h: quotients(f, x, 1e-5, -1e-5, 2e-5)).mistake == (
         "derivative-instead"
     )

@@ -101,6 +101,7 @@ WRONG_1 = {
     "trailing-newline": parse_wrong(join=lambda content: "".join(f"{line}\n" for line in content)),
     "event-without-data": parse_wrong(keep_empty=True),
     "comment-as-data": parse_wrong(fields=("data", "")),
+    "empty-data-dropped": parse_wrong(pick=lambda events: [event for event in events if event[1]]),
     "unfinished-event": parse_wrong(keep_unfinished=True),
     "empty-name-kept": parse_wrong(name_of=lambda name, default: name),
     "empty-name-ignored": parse_wrong(rename=lambda name, value: value or name),
@@ -142,6 +143,7 @@ FORMULAS = {
     "jitter-around": lambda k, r, u, b, c: r + (0.5 + u) * min(c, b * 2**k),
 }
 WRONG_2 = {name: delay_wrong(formula) for name, formula in FORMULAS.items()} | {
+    "uniform-not-called": lambda k, r, uniform, b, c: r + 0.37 * min(c, b * 2**k),
     "drawn-twice": lambda k, r, uniform, b, c: r + (uniform() + uniform()) / 2 * min(c, b * 2**k),
 }
 
