@@ -167,23 +167,6 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("options", "message"), WRONG.values(), ids=WRONG)
-def test_wrong_options_are_explained_and_cost_nothing(
-    options: list[str],
-    message: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(zoo, "load", None)  # would fail: nothing may be computed
-    assert sample(tmp_path / "new" / "a.png", *options) == 2
-    captured = capsys.readouterr()
-    assert captured.err.startswith("error: ")
-    assert message in captured.err
-    assert captured.out == ""
-    assert list(tmp_path.iterdir()) == []
-
-
 WRONG_OF_CONTINUOUS = {
     "class": (["--class", "²"], "expected --class out of airplane, automobile"),
     "class-large": (["--class", "11"], "got '11'"),
@@ -196,19 +179,28 @@ WRONG_OF_CONTINUOUS = {
 }
 
 
-@pytest.mark.parametrize(("options", "message"), WRONG_OF_CONTINUOUS.values(), ids=WRONG_OF_CONTINUOUS)
-def test_wrong_options_for_a_model_of_continuous_noise_are_explained(
+WRONG_OF_EACH = {
+    f"{model}-{name}": (model, [*first, *options], message)
+    for model, first, cases in (("digits-ddpm", FAST, WRONG), ("cifar10-edm", (), WRONG_OF_CONTINUOUS))
+    for name, (options, message) in cases.items()
+}
+
+
+@pytest.mark.parametrize(("model", "options", "message"), WRONG_OF_EACH.values(), ids=WRONG_OF_EACH)
+def test_wrong_options_are_explained_and_cost_nothing(
+    model: str,
     options: list[str],
     message: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(zoo, "load", None)
-    assert main(["sample", "cifar10-edm", "--out", str(tmp_path / "new" / "a.png"), *options]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: expected ")
-    assert message in error
+    monkeypatch.setattr(zoo, "load", None)  # would fail: nothing may be computed
+    assert main(["sample", model, "--out", str(tmp_path / "new" / "a.png"), *options]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: expected ")
+    assert message in captured.err
+    assert captured.out == ""
     assert list(tmp_path.iterdir()) == []
 
 

@@ -35,15 +35,7 @@ def image_folder(path: str | Path, size: int, channels: int = 3) -> Tensor:
 
 
 def folder_bytes(path: str | Path, size: int, channels: int = 3) -> Tensor:
-    """What :func:`image_folder` reads, as bytes: a quarter of the memory.
-
-    Args:
-        path: The folder; sub-folders are searched too, in sorted order.
-        size: Height and width wanted.
-        channels: 3 for colour, 1 for grey.
-
-    Returns:
-        Shape (N, channels, size, size), uint8.
+    """What :func:`image_folder` reads with the same arguments, as bytes: uint8 (N, channels, size, size).
 
     Raises:
         FileNotFoundError: If the folder does not exist, or holds no picture.
