@@ -406,7 +406,7 @@ def test_unknown_mistakes_and_nothing_at_all(number):
         ("14.1", lambda lines: [("tick", 1)], "wrong-type"),
         ("14.1", lambda lines: [("tick", "1"), ("tack", "2")], "wrong-value"),
         ("14.1", lambda lines: parse_lines(lines) or [("message", "")], "wrong-value"),
-        ("14.2", lambda *args: 7.0, "wrong-value"),
+        ("14.2", lambda k, r, uniform, b, c: 7.0 + uniform(), "wrong-value"),
         ("14.3", lambda *args: 7.0, "wrong-type"),
         ("14.3", plan_wrong(replicas=lambda *_: 12_345), "wrong-value"),
         ("14.4", lambda body, limits: True, "wrong-type"),
