@@ -5,7 +5,7 @@ get. Each variant goes on from the same weights for the same number of updates, 
 Then two sets of pictures are compared with real ones: chains that the training left in its buffer, and new chains,
 which start from noise and have to find the way alone::
 
-    python benchmarks/contrastive_settings.py --start runs/cifar10-ebm.safetensors
+    python benchmarks/contrastive_settings.py --start runs/cifar10-ebm.safetensors --out runs/settings.json
 
 New chains are what the model is sampled by. A buffer can look good while nothing leads there from noise.
 Results go to ``helpers/results/contrastive_settings.json``, after every variant; the same command makes what is
@@ -55,8 +55,8 @@ class Variant:
 
 
 VARIANTS = {
-    "published": Variant("as in the literature: rate 1e-4, 5 % restart, noise 0.01", 1e-4, 0.05, 5e-5),
-    "rate": Variant("rate 1e-3", restart=0.05, temperature=5e-5),
+    "published": Variant("as Grathwohl et al. (2020): rate 1e-4, 5 % restart, noise 0.01", 1e-4, 0.05, 5e-5),
+    "rate": Variant("the first row with rate 1e-3", restart=0.05, temperature=5e-5),
     "small-buffer": Variant("rate 1e-3, a thousand chains", restart=0.05, temperature=5e-5, capacity=1_000),
     "restart": Variant("rate 1e-3, 20 % restart", temperature=5e-5),
     "recipe": Variant("rate 1e-3, 20 % restart, noise 0.005: the recipe"),
@@ -108,7 +108,10 @@ def _row(variant: Variant, images: Tensor, options: argparse.Namespace, space: e
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the comparison; returns the exit code: 2 after a message about wrong input, 1 if a training diverged."""
+    """Run the comparison; returns the exit code.
+
+    2 after a message about wrong input, 1 if a training diverged, 130 if it was interrupted.
+    """
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--start", type=Path, required=True, help="weights of cifar10-ebm to go on from")
     parser.add_argument("--steps", type=positive, default=400, help="updates of each variant (default: 400)")
@@ -120,6 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     try:
+        if small := [name for name in options.variants if VARIANTS[name].capacity < options.n]:
+            most = VARIANTS[small[0]].capacity
+            raise ValueError(f"expected --n of at most {most}, the chains of {small[0]}, got {options.n}")
         _, card = zoo.load_file(options.start)
         settings = {"steps": options.steps, "n": options.n, "start": card["sha256"], "images_seen": card["images_seen"]}
         result = read_json(options.out) or {
@@ -129,7 +135,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "rows": {},
         }
         if result["settings"] != settings:
-            raise ValueError(f"{options.out} holds results with {result['settings']}, not {settings}")
+            raise ValueError(
+                f"{options.out} holds results with {result['settings']}, not {settings}: choose another --out"
+            )
         space, images = evaluation.load_features(SPACE), data.cifar10().train
         for name in options.variants:
             if name in result["rows"]:
@@ -143,6 +151,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except training.TrainingDiverged as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted: finished variants are kept, and the same command makes the others", file=sys.stderr)
+        return 130
     print(f"wrote {options.out}")
     return 0
 

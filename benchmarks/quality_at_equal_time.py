@@ -38,6 +38,7 @@ from common import PATHS, RESULTS, machine, positive, read_json, write_json
 from torch import Tensor, nn
 
 from helpers import data, evaluation, generation, recipes, training, zoo
+from helpers.evaluation import packages
 
 __all__ = ["VARIANTS", "Variant", "calibrate", "main", "relative_pace", "settings_for", "steps_within"]
 
@@ -297,9 +298,12 @@ class Study:
         entry, variant = self._entry(name), VARIANTS[name]
         if "training" in entry and (self._folder(name) / f"{variant.recipe}.safetensors").exists():
             return
-        entry["training"] = train(variant, entry["n_steps"], self._folder(name))
+        trained = train(variant, entry["n_steps"], self._folder(name))
+        if trained["sha256"] != entry.get("training", {}).get("sha256"):
+            entry["evaluations"] = []  # they were of other weights
+        entry["training"] = trained
         self.save()
-        print(f"{name}: trained for {entry['training']['minutes']:.1f} minutes", flush=True)
+        print(f"{name}: trained for {trained['minutes']:.1f} minutes", flush=True)
 
     def _measure(
         self, name: str, seed: int, features: Mapping[str, evaluation.Features], classifier: nn.Module | None
@@ -340,6 +344,16 @@ def _minutes(text: str) -> float:
     return value
 
 
+def _seed(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"expected an integer from 0 to 2**63 - 1, got {text!r}")
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     add = parser.add_argument
@@ -350,7 +364,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--calibrate", type=positive, default=20, help="steps that are measured (default: 20)")
     add("--pace-of", choices=list(VARIANTS), help="measure a step beside this stored variant's (default: alone)")
     add("--n", type=positive, default=5000, help="images a seed (default: 5000)")
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the noise to draw from (default: 0 1 2)")
+    add("--seeds", type=_seed, nargs="+", default=[0, 1, 2], help="seeds of the noise to draw from (default: 0 1 2)")
     add("--features", nargs="+", default=["effnetlite0", "cifarnet"], help="(default: effnetlite0 cifarnet)")
     add("--sample-path", choices=list(PATHS), default="fp32", help="how images are drawn (default: fp32)")
     add("--threads", type=positive, help="threads (default: PyTorch's choice)")
@@ -369,7 +383,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     try:
-        # What cannot be loaded should say so before hours of training.
+        # What cannot be loaded or measured should say so before hours of training.
+        packages.needed("prdc", "prdc", "quality_at_equal_time")
+        evaluation.PROTOCOL.check_number(options.n)
         features = {name: evaluation.load_features(name) for name in options.features}
         for name in options.features:
             evaluation.load_reference(name)

@@ -2,12 +2,12 @@
 
 Every notebook is run from a copy, one after the other, in a kernel of its own, as a learner would with *Run all*::
 
-    python benchmarks/run_times.py                    # all lessons: a quarter of an hour on two quiet cores
+    python benchmarks/run_times.py                    # all lessons: about ten minutes on two quiet cores
     python benchmarks/run_times.py 01_time_embedding  # some; the times of the others are kept
 
 Nothing is changed in the notebooks. Results go to ``helpers/results/run_times.json``, and the book's page of run times
-is made of them when it is built. A time says something only if nothing else runs beside it: the load before each lesson
-is written down.
+is made of them when it is built. A time says something only if nothing else runs beside it: the load before the first
+lesson is written down (before the others it is mostly that of the lesson before).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 import nbformat
 from common import RESULTS, machine, read_json, write_json
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
 __all__ = ["code_hash", "main", "measure"]
@@ -71,6 +71,8 @@ def measure(path: Path, timeout: int = 1800) -> dict[str, Any]:
 
     Raises:
         CellExecutionError: If a cell fails.
+        CellTimeoutError: If a cell takes longer than ``timeout`` seconds.
+        DeadKernelError: If the kernel dies, for want of memory for instance.
     """
     notebook = nbformat.read(path, as_version=4)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
@@ -127,12 +129,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "rows": [rows[name] for name in known if name in rows],
             }
             write_json(options.out, content)
-    except CellExecutionError as error:
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         print(f"error: a cell of {name} failed: {error}", file=sys.stderr)
         return 1
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: the lessons that were finished are kept", file=sys.stderr)
+        return 130
     print(f"wrote {options.out}")
     return 0
 

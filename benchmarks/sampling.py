@@ -240,12 +240,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark; returns the exit code, 2 after a message about wrong input."""
+    """Run the benchmark; returns the exit code: 2 after a message about wrong input, 130 if it was interrupted."""
     options = _parser().parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
     if min(options.evaluations) < 2:  # a step of diffusers' scheduler needs a next one
-        print("error: expected --evaluations of at least 2", file=sys.stderr)
+        print(f"error: expected --evaluations of at least 2, got {min(options.evaluations)}", file=sys.stderr)
         return 2
     try:
         contenders, skipped = usable(options.models)
@@ -275,6 +275,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: the rounds that were finished are kept", file=sys.stderr)
+        return 130
     print(f"wrote {options.out}")
     return 0
 

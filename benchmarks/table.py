@@ -5,7 +5,7 @@
     python benchmarks/table.py            # writes between the two markers of the page
     python benchmarks/table.py --check    # says only whether the page is up to date
 
-Every number on the page comes from there; what was not measured is said to be missing.
+Every number in the tables comes from there; a table that was not measured is said to be missing.
 """
 
 from __future__ import annotations
@@ -70,7 +70,13 @@ def _machine(result: Result) -> str:
     return (
         f"Measured on {info['processor']} ({info['instructions']}), {_count(info['threads'], 'thread')} on "
         f"{_count(info['cores'], 'core')}, PyTorch {info['torch']}, Python {info['python']}, {info['system']}."
+        + _load(info)
     )
+
+
+def _load(info: Result) -> str:
+    load = info.get("load_at_start")
+    return "" if load is None else f"\nThe load of the machine was {load:.1f} when it started."
 
 
 def _paths(result: Result) -> list[str]:
@@ -129,8 +135,12 @@ def _against_peers(rows: Sequence[Result], models: Result) -> list[str]:
     if not own or not peers:
         return []
     best = max(peers, key=lambda row: row["at_equal_flops"]["median"])
-    ratio = own[0]["at_equal_flops"]["median"] / best["at_equal_flops"]["median"]
-    return [f"At equal FLOPs, ours trains on {ratio:.2f} times the images of the fastest peer, {best['model']}."]
+    cost = models[best["model"]]["gflop"] / models[own[0]["model"]]["gflop"]
+    ratios = [peer / ours / cost for ours, peer in zip(own[0]["seconds"], best["seconds"], strict=True)]
+    return [
+        f"At equal FLOPs, ours trains on {statistics.median(ratios):.2f} times the images of the fastest peer, "
+        f"{best['model']} (median over rounds, from {min(ratios):.2f} to {max(ratios):.2f})."
+    ]
 
 
 # --- sampling
@@ -142,9 +152,10 @@ def sampling(result: Result | None) -> str:
         return MISSING
     parts = [f"{_machine(result)}\n{_count(result['settings']['rounds'], 'round')}; medians with quartiles."]
     makers = {"network": _evaluations, "sample": _samples, "loop": _loops}
+    missing = {"network": "One evaluation of the network", "sample": "A whole sample", "loop": "The loop alone"}
     for section, make in makers.items():
         rows = [row for row in result["rows"] if row["section"] == section]
-        parts += make(result, rows) if rows else []
+        parts += make(result, rows) if rows else [f"**{missing[section]}**", MISSING]
     return "\n\n".join([*parts, *_skipped(result)])
 
 
@@ -209,7 +220,8 @@ def quality(result: Result | None, references: Path = REFERENCES) -> str:
     body += _scale(settings["n"], [name for name, _ in spaces], references)
     return "\n\n".join(
         [
-            f"{_machine(result)}\nEach variant trained for {settings['minutes']:g} minutes {clock}; "
+            f"{_machine(result)}\nEach variant made as many steps as were expected to take "
+            f"{settings['minutes']:g} minutes {clock}; what they took is in the column *minutes*.\n"
             f"{settings['n']:,} images for each of {_count(seeds, 'sampling seed')}, mean (least–greatest) over seeds.",
             _table(head, body),
         ]
@@ -268,7 +280,7 @@ def contrastive(result: Result | None) -> str:
     return (
         f"{_machine(result)}\n{settings['steps']:,} updates of each variant, from weights that had seen "
         f"{settings['images_seen']:,} images; FD-EffNetLite0 of {settings['n']:,} images.\n\n"
-        + _table(["settings", "chains of the buffer", "new chains", "seconds"], body)
+        + _table(["settings", "chains of the buffer", "new chains", "processor seconds"], body)
     )
 
 
@@ -329,7 +341,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{options.page.name} is {'up to date' if new == page else 'out of date'}")
             return int(new != page)
         write_atomically(options.page, new.encode())
-    except (ValueError, KeyError, OSError) as error:
+    except KeyError as error:
+        print(f"error: expected results with the entry {error}, got a file without it", file=sys.stderr)
+        return 2
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"wrote {options.page.name}")

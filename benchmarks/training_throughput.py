@@ -113,7 +113,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark; returns the exit code, 2 after a message about wrong input."""
+    """Run the benchmark.
+
+    Returns:
+        The exit code: 2 after a message about wrong input, 1 if a loss is not finite, 130 if it was interrupted.
+    """
     options = _parser().parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -151,6 +155,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: the rounds that were finished are kept", file=sys.stderr)
+        return 130
     print(f"wrote {options.out}")
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import math
 import sys
@@ -20,7 +21,14 @@ from torch import Tensor, nn
 from helpers import data, evaluation, recipes
 from helpers.diffusion import EDMPrecond
 
-SCRIPTS = ("common", "training_throughput", "sampling", "quality_at_equal_time", "contrastive_settings", "table")
+SCRIPTS = (
+    "common",
+    "training_throughput",
+    "sampling",
+    "quality_at_equal_time",
+    "contrastive_settings",
+    "table",
+)
 
 
 def scripts() -> Iterator[ModuleType]:
@@ -307,6 +315,14 @@ def test_the_same_command_goes_on(tiny: list[str], tmp_path: Path) -> None:
     (tmp_path / "quality_at_equal_time.json").write_text(json.dumps(result))
     assert compare(tmp_path, *chosen) == 0
     assert tiny == ["draw cifar10-edm 1"]
+    tiny.clear()
+    (tmp_path / "runs" / "fast-unet" / "cifar10-edm.safetensors").unlink()
+    result = json.loads((tmp_path / "quality_at_equal_time.json").read_text())
+    result["variants"]["fast-unet"]["training"]["sha256"] = "1" * 64
+    (tmp_path / "quality_at_equal_time.json").write_text(json.dumps(result))
+    assert compare(tmp_path, *chosen) == 0
+    # Distances of the weights that are gone are not those of the new ones.
+    assert tiny == ["train cifar10-edm 30", "draw cifar10-edm 0", "draw cifar10-edm 1"]
     text = table.quality(json.loads((tmp_path / "quality_at_equal_time.json").read_text()))
     assert "| fast U-Net | 30 | 128 | 1.0 | 100.0 (100.0–100.0) | 0.500 (0.500–0.500) |" in text
     result = json.loads((tmp_path / "quality_at_equal_time.json").read_text())
@@ -490,11 +506,12 @@ def test_what_stops_a_comparison_is_explained(
 
 
 def small_result() -> dict[str, Any]:
-    def row(name: str, rate: float, equal: float, share: float) -> dict[str, Any]:
+    def row(name: str, rate: float, equal: float, share: float, seconds: list[float]) -> dict[str, Any]:
         spread = {
             key: common.summary([value]) for key, value in (("images_per_second", rate), ("at_equal_flops", equal))
         }
-        return {"model": name, "path": "bf16", **spread, "share_of_matrix_product": common.summary([share])}
+        shared = {"share_of_matrix_product": common.summary([share]), "seconds": seconds}
+        return {"model": name, "path": "bf16", **spread, **shared}
 
     def model(title: str, package: str | None, of_ours: float) -> dict[str, Any]:
         known = {"version": "1.0", "gflop": of_ours, "of_ours": of_ours, "parameters": 1234, "equal_flops": True}
@@ -507,7 +524,10 @@ def small_result() -> dict[str, Any]:
         "matrix_product": common.summary([1e12]),
         "paths": {"bf16": "bfloat16"},
         "models": {common.OURS: model("ours", None, 1.0), "peer": model("peer", "peer", 1.05)},
-        "rows": [row(common.OURS, 150.0, 150.0, 0.6), row("peer", 95.24, 100.0, 0.4)],
+        "rows": [
+            row(common.OURS, 150.0, 150.0, 0.6, [1.0, 1.0, 5.0]),
+            row("peer", 95.24, 100.0, 0.4, [1.05, 2.1, 8.4]),
+        ],
         "skipped": {"gone": "gone is not installed"},
     }
 
@@ -517,7 +537,11 @@ def test_training_table() -> None:
     assert "| peer 1.0 | 1.050 | 1.05 | 1,234 |" in text
     assert "| ours | 150 (150–150) | 150 | 0.60 (0.60–0.60) |" in text
     assert "| peer 1.0 | 95.2 (95.2–95.2) | 100 | 0.40 (0.40–0.40) |" in text
-    assert "ours trains on 1.50 times the images of the fastest peer, peer." in text
+    # Ratios of rounds, each at the cost of 1.05: 1, 2 and 1.6.
+    assert (
+        "ours trains on 1.60 times the images of the fastest peer, peer (median over rounds, from 1.00 to 2.00)."
+        in text
+    )
     assert "Left out: gone is not installed." in text
     assert "1,000 GFLOP/s" in text
 
@@ -544,7 +568,7 @@ def test_real_pictures_give_the_scale(tmp_path: Path) -> None:
     assert table._scale(10, ["x", "y"], tmp_path) == [["*blurred*", "–", "–", "–", "180.0", "–", "–"]]
 
 
-def test_tables_go_between_the_markers(tmp_path: Path) -> None:
+def test_tables_go_between_the_markers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = f"before\n\n{table.BEGIN}\nold\n{table.END}\n\nafter\n"
     new = table.between(page, "new")
     assert new == f"before\n\n{table.BEGIN}\n\nnew\n\n{table.END}\n\nafter\n"
@@ -559,6 +583,10 @@ def test_tables_go_between_the_markers(tmp_path: Path) -> None:
     assert table.main([*options, "--check"]) == 0
     (tmp_path / "sampling.json").write_text("{")
     assert table.main(options) == 2
+    (tmp_path / "page.md").write_text(page)
+    (tmp_path / "sampling.json").write_text("{}")
+    assert table.main(options) == 2
+    assert "expected results with the entry 'machine', got a file without it" in capsys.readouterr().err
 
 
 def test_the_page_has_the_stored_results() -> None:
@@ -579,6 +607,8 @@ def test_the_page_has_the_stored_results() -> None:
         (quality, ["--minutes", "-1"], "expected a number above 0, got '-1'"),
         (quality, ["--steps", "unknown=3"], "expected VARIANT=STEPS"),
         (quality, ["--steps", "fast-unet=0"], "expected an integer of at least 1"),
+        (quality, ["--seeds", "-1"], "expected an integer from 0 to 2**63 - 1, got '-1'"),
+        (quality, ["--seeds", str(2**63)], f"expected an integer from 0 to 2**63 - 1, got '{2**63}'"),
     ],
 )
 def test_bad_options(script: ModuleType, options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -589,7 +619,58 @@ def test_bad_options(script: ModuleType, options: list[str], message: str, capsy
 
 def test_one_evaluation_is_too_few(capsys: pytest.CaptureFixture[str]) -> None:
     assert sampling.main(["--evaluations", "1"]) == 2
-    assert "--evaluations of at least 2" in capsys.readouterr().err
+    assert "--evaluations of at least 2, got 1" in capsys.readouterr().err
+
+
+def test_too_few_images_are_refused_before_the_training(tiny: list[str], tmp_path: Path, capsys: Any) -> None:
+    assert compare(tmp_path, "--n", "19", "--variants", "fast-unet") == 2
+    assert "expected at least 20 images, got 19" in capsys.readouterr().err
+    assert not tiny
+
+
+def test_more_pictures_than_chains_are_refused(energy_weights: Path, tmp_path: Path, capsys: Any) -> None:
+    command = ["--start", str(energy_weights), "--n", "1001", "--out", str(tmp_path / "x.json")]
+    assert contrastive.main([*command, "--variants", "recipe", "small-buffer"]) == 2
+    assert "expected --n of at most 1000, the chains of small-buffer, got 1001" in capsys.readouterr().err
+
+
+def stop(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_is_no_traceback(
+    energy_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--out", str(tmp_path / "x.json")]
+    monkeypatch.setattr(throughput, "interleave", stop)
+    monkeypatch.setattr(sampling, "interleave", stop)
+    monkeypatch.setattr(contrastive, "_row", stop)
+    # By its path: the book has an extension of the same name.
+    spec = importlib.util.spec_from_file_location("benchmark_run_times", ROOT / "benchmarks" / "run_times.py")
+    run_times = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(run_times)
+    monkeypatch.setattr(run_times, "measure", stop)
+    ours = ["--models", common.OURS, "--paths", "fp32"]
+    for script, options in (
+        (throughput, [*ours, "--batch", "1", "--matrix", "8"]),
+        (sampling, [*ours, "--batches", "1"]),
+        (contrastive, ["--start", str(energy_weights)]),
+        (run_times, []),
+    ):
+        assert script.main([*options, *out]) == 130
+        assert capsys.readouterr().err.startswith("interrupted: ")
+
+
+def test_a_loss_that_is_not_finite_stops_the_timing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def diverge(*_: Any, **__: Any) -> None:
+        raise FloatingPointError("the loss of ours is nan: its time would mean nothing")
+
+    monkeypatch.setattr(throughput, "interleave", diverge)
+    options = ["--models", common.OURS, "--paths", "fp32", "--batch", "1", "--matrix", "8"]
+    assert throughput.main([*options, "--out", str(tmp_path / "x.json")]) == 1
+    assert capsys.readouterr().err == "error: the loss of ours is nan: its time would mean nothing\n"
 
 
 def test_two_rounds_of_training_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -628,3 +709,5 @@ def test_one_round_of_sampling(tmp_path: Path) -> None:
     text = table.sampling(result)
     assert "| this course's FastUNet | this course, UniPC | 2 |" in text
     assert "ms an evaluation, idle network" in text
+    result["rows"] = [row for row in result["rows"] if row["section"] != "loop"]
+    assert f"**The loop alone**\n\n{table.MISSING}" in table.sampling(result)
