@@ -9,7 +9,8 @@ kind of model       inputs                                                    ou
 discrete diffusion  ``x`` (B, C, H, W), ``t`` (B,) as floats                  ``prediction``: ε̂
 continuous noise    ``x`` = c_in · noisy image, ``t`` = c_noise (B,), and     ``prediction``: F
                     ``label`` (B,) int64 if there are classes
-energy              ``x``, and ``t`` = σ if it is conditional on noise        ``energy`` (B,)
+energy              ``x``, ``t`` = σ if it is conditional on noise, and       ``energy`` (B,)
+                    ``label`` (B,) int64 if there are classes
 classifier          ``x``                                                     ``logits`` (B, K)
 ==================  ========================================================  ===========================
 
@@ -66,12 +67,12 @@ def graph_of(model: nn.Module, card: Mapping[str, Any]) -> Graph:
         card: Its card.
     """
     x, t = torch.zeros(2, *card["shape"]), torch.ones(2)
+    label = {"label": torch.zeros(2, dtype=torch.int64)} if generation.n_classes(card) else {}
     if isinstance(model, InnerProductEnergy):
-        return Graph("energy", model, {"x": x, "t": t}, "energy")
+        return Graph("energy", model, {"x": x, "t": t, **label}, "energy")
     if generation.is_energy(card):
         return Graph("energy", model, {"x": x}, "energy")
     if isinstance(model, EDMPrecond):
-        label = {"label": torch.zeros(2, dtype=torch.int64)} if generation.n_classes(card) else {}
         return Graph("continuous", model.network, {"x": x, "t": t, **label}, "prediction")
     if card.get("schedule"):
         return Graph("discrete", model, {"x": x, "t": t}, "prediction")

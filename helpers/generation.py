@@ -99,13 +99,16 @@ class LangevinSettings:
         """What a card says, the defaults elsewhere.
 
         Raises:
-            ValueError: For an entry that is not known.
+            ValueError: For an entry or a start that is not known.
         """
         given = card.get("sampling") or {}
         known = {field.name for field in fields(cls)}
         if unknown := set(given) - known:
             raise ValueError(f'expected in "sampling" only {", ".join(sorted(known))}, got {", ".join(unknown)}')
-        return cls(**given)
+        settings = cls(**given)
+        if settings.start not in ("uniform", "normal"):
+            raise ValueError(f"expected start 'uniform' or 'normal' in \"sampling\", got {settings.start!r}")
+        return settings
 
     def first(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Where chains start, of this shape."""
@@ -155,7 +158,7 @@ def sampler_of(card: Mapping[str, Any], solver: str | None = None) -> str:
         solver: The one that was asked for, or None: ipndm, where there is a choice.
 
     Raises:
-        ValueError: If it is no diffusion model at all, or one that leaves no choice of a solver.
+        ValueError: If it is no diffusion model at all, or one that leaves no choice of a solver, or for an unknown one.
 
     Example:
         >>> sampler_of(zoo.card("digits-ddpm")), sampler_of(zoo.card("cifar10-edm"), "heun")
@@ -163,6 +166,8 @@ def sampler_of(card: Mapping[str, Any], solver: str | None = None) -> str:
     """
     only = "langevin" if is_energy(card) else None if is_continuous(card) else "ddim"
     if only is None:
+        if solver not in (None, ANNEALED, *SOLVERS):
+            raise ValueError(f"expected a solver out of {', '.join([*SOLVERS, ANNEALED])}, got {solver!r}")
         return DEFAULT_SOLVER if solver is None else solver
     if solver is not None:
         raise ValueError(f"expected no solver: {card['name']} is sampled by {only}, got {solver!r}")
@@ -187,8 +192,6 @@ def _labels(card: Mapping[str, Any], label: int | Tensor | None, n: int) -> Tens
     classes = n_classes(card)
     if label is None:
         return torch.arange(n) % classes if classes else None
-    if not classes:
-        raise ValueError(f"expected no class: {card['name']} knows none")
     labels = torch.as_tensor(label).expand(n) if torch.as_tensor(label).ndim == 0 else torch.as_tensor(label)
     if labels.shape != (n,) or bool((labels < 0).any()) or bool((labels > classes).any()):
         raise ValueError(f"expected {n} classes from 0 to {classes} ({classes} for none), got {label}")
@@ -216,8 +219,8 @@ def draw(
         model: From :func:`helpers.zoo.load`.
         card: From :func:`helpers.zoo.card`.
         n: How many.
-        seed: Of the noise from which they form; the first pictures are the same whatever ``n`` is, but for Langevin
-            dynamics, whose noise on the way is drawn for a whole batch.
+        seed: Of the noise from which they form; the first pictures are the same whatever ``n`` is, if a picture has a
+            multiple of 16 values; but for Langevin dynamics, whose noise on the way is drawn for a whole batch.
         steps: Steps of the sampler; evaluations of the network for all solvers but Heun's, which needs two a step, and
             for Langevin dynamics, where a step is a gradient.
         label: One class for all, or a class for each (n,), or None: all classes in turn, if there are any.
@@ -227,7 +230,7 @@ def draw(
             the spread of pictures, 300 steps leave the variance 16 % too large, 1000 steps 5 %.
         batch_size: Pictures at a time.
         return_states: Whether to keep the states on the way; it takes the memory of so many pictures more.
-        progress: Whether to show a progress bar.
+        progress: Whether to show a progress bar; Langevin dynamics has none.
 
     Raises:
         ValueError: For a model that is no diffusion model, a class or guidance for one that knows no classes, a solver
@@ -238,10 +241,13 @@ def draw(
     if steps is not None and steps < 1:
         raise ValueError(f"expected steps >= 1, got {steps}")
     sampler = sampler_of(card, solver)
+    classes = 0 if sampler in ("langevin", "ddim") else n_classes(card)  # those two ask for none
+    if label is not None and not classes:
+        raise ValueError(f"expected no class: {card['name']} knows none")
+    if guidance != 1 and not classes:
+        raise ValueError(f"expected guidance 1: {card['name']} knows no classes to guide towards")
     if sampler == "langevin":
         return _langevin(model, card, n, seed, steps, batch_size, return_states)
-    if guidance != 1 and not n_classes(card):
-        raise ValueError(f"expected guidance 1: {card['name']} knows no classes to guide towards")
     if steps is None:
         steps = DEFAULT_STEPS["discrete" if sampler == "ddim" else "continuous"]
     generator = torch.Generator().manual_seed(seed)

@@ -54,7 +54,10 @@ def expand_like(values: Tensor, x: Tensor) -> Tensor:
 
     Raises:
         ValueError: If ``values`` has neither B elements nor one.
+        TypeError: If ``x`` holds integers, to which most values would round to 0.
     """
+    if not x.is_floating_point():
+        raise TypeError(f"expected floating-point x, got {x.dtype}")
     if values.ndim == 0:
         return values.to(x.device, x.dtype)
     if values.shape != x.shape[:1]:
@@ -154,6 +157,7 @@ class NoiseSchedule:
         t = torch.as_tensor(t).cpu()
         if t.is_floating_point() or t.is_complex() or t.dtype == torch.bool:
             raise TypeError(f"expected integer timesteps, got {t.dtype}")
+        t = t.long()  # narrow types wrap around, and bytes would index as a mask
         if t.numel() and (t.min() < lowest or t.max() >= self.n_steps):
             low, high = int(t.min()), int(t.max())
             got = str(low) if low == high else f"{low} to {high}"
@@ -218,7 +222,7 @@ class NoiseSchedule:
         sigma = torch.as_tensor(sigma, dtype=torch.float64)
         if not bool((sigma >= 0).all()):
             raise ValueError(f"expected noise levels of at least 0, got a minimum of {float(sigma.min()):.4g}")
-        return self.t_from_snr(sigma**-2)
+        return self.t_from_snr(sigma.clamp(max=1e150) ** -2)
 
     def posterior_coefficients(self, t: Tensor | int, t_prev: Tensor | int | None = None) -> PosteriorCoefficients:
         r"""Bayes' rule for the step back, :math:`q(x_s | x_t, x_0)`, s < t (Ho et al. 2020, eq. 6–7, for s = t − 1).
@@ -251,7 +255,7 @@ class NoiseSchedule:
 
 
 def _check_steps(n_steps: int) -> None:
-    if not isinstance(n_steps, int) or n_steps < 1:
+    if not isinstance(n_steps, int) or isinstance(n_steps, bool) or n_steps < 1:
         raise ValueError(f"expected n_steps to be an integer of at least 1, got {n_steps!r}")
 
 
@@ -313,7 +317,8 @@ def karras_sigmas(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho
         Shape (n,), float64, strictly decreasing; both ends exactly as given.
 
     Raises:
-        ValueError: For n below 1, levels that are not 0 < sigma_min < sigma_max, or ρ that is not positive.
+        ValueError: For n below 1, levels that are not 0 < sigma_min < sigma_max, or ρ that is not positive, or so large
+            or small that levels cannot be told apart.
 
     Example:
         >>> karras_sigmas(3, 1.0, 9.0, rho=2.0).tolist()
@@ -322,8 +327,15 @@ def karras_sigmas(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho
     _check_grid(n, sigma_min, sigma_max)
     if not 0 < rho < math.inf:
         raise ValueError(f"expected rho > 0, got {rho}")
-    ramp = torch.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), n, dtype=torch.float64)
-    return _with_exact_ends(ramp**rho, sigma_min, sigma_max)
+    apart = f"expected a rho that keeps the levels apart, got {rho}"
+    try:
+        first, last = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    except OverflowError as error:
+        raise ValueError(apart) from error
+    sigmas = _with_exact_ends(torch.linspace(first, last, n, dtype=torch.float64) ** rho, sigma_min, sigma_max)
+    if not bool((sigmas.diff() < 0).all()):
+        raise ValueError(apart)
+    return sigmas
 
 
 def log_snr_sigmas(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0) -> Tensor:

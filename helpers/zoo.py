@@ -61,9 +61,11 @@ def card(name: str) -> dict[str, Any]:
     """
     path = _path(name).with_suffix(".json")
     try:
-        return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"the card {path.name} is damaged ({error}): get it and {name}.safetensors anew") from error
+        info = json.loads(path.read_text("utf-8"))
+        info["architecture"]["arguments"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"the card {path.name} is damaged ({error!r}): get it and {name}.safetensors anew") from error
+    return info
 
 
 def build(architecture: Mapping[str, Any]) -> nn.Module:
@@ -137,9 +139,11 @@ def load_file(
 
     Raises:
         FileNotFoundError: If one of the two files is missing.
-        ValueError: If they do not belong together, or the card is damaged or lacks an entry.
+        ValueError: If they do not belong together, or the card is damaged or lacks an entry; or for another suffix.
     """
     path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"expected a .safetensors file, got {path}")
     beside = path.with_suffix(".json")
     if not beside.is_file():
         raise FileNotFoundError(f"no model card at {beside}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import product
 
 import pytest
@@ -429,3 +430,11 @@ def test_vlb_weights_refuse_what_they_do_not_know() -> None:
         vlb_weights(LinearSchedule(10), "learned")
     with pytest.raises(ValueError, match="at least 2 steps"):
         vlb_weights(LinearSchedule(1))
+
+
+@pytest.mark.parametrize("noise", [q_sample, q_step])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_images_of_integers_are_refused(noise: Callable[..., Tensor], dtype: torch.dtype) -> None:
+    """In their type, √ᾱ would round to 0."""
+    with pytest.raises(TypeError, match="expected floating-point x"):
+        noise(torch.full((2, 3), 200).to(dtype), 3, torch.randn(2, 3), LinearSchedule(10))

@@ -330,3 +330,9 @@ def test_the_same_generator_drops_the_same_labels() -> None:
     )
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
+
+
+@pytest.mark.parametrize("share", [10.0, -0.1, math.nan])
+def test_a_share_of_labels_is_between_0_and_1(share: float) -> None:
+    with pytest.raises(ValueError, match=r"expected a share in \[0, 1\]"):
+        drop_labels(torch.zeros(4, dtype=torch.int64), 10, share)

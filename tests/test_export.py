@@ -23,7 +23,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 ATOL = 5e-5
 """On answers of size 1, in float32: the same sums in other orders. Larger answers are measured in their size."""
 
-SHIPPED = ("digits-ddpm", "digits-energy", "digits-classifier", "cifar10-edm")
+SHIPPED = ("digits-ddpm", "digits-energy", "digits-classifier", "cifar10-edm", "cifar10-energy")
 
 
 def card_of(name: str, shape: tuple[int, ...], arguments: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def test_other_kinds_of_models(name: str) -> None:
 
 def test_kinds() -> None:
     kinds = {name: export.graph_of(zoo.load(name), zoo.card(name)).kind for name in SHIPPED}
-    assert list(kinds.values()) == ["discrete", "energy", "classifier", "continuous"]
+    assert list(kinds.values()) == ["discrete", "energy", "classifier", "continuous", "energy"]
 
 
 # ── the command ───────────────────────────────────────────────────────────

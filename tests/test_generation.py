@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from helpers import generation, langevin, oracle, samplers, schedules, zoo
 from helpers.diffusion import EDMPrecond
-from helpers.nn import FastUNet
+from helpers.nn import EnergyCNN, FastUNet
 
 EDM_CARD: dict[str, Any] = {
     "name": "small",
@@ -101,7 +101,7 @@ def test_states_lead_from_unit_noise_to_the_images(kind: str, edm: EDMPrecond) -
         ({"label": 4}, "expected 2 classes from 0 to 3"),
         ({"label": -1}, "expected 2 classes from 0 to 3"),
         ({"label": torch.tensor([1, 2, 0])}, "expected 2 classes from 0 to 3"),
-        ({"solver": "rk4"}, "expected a solver out of euler, heun, dpmpp2m, ipndm, unipc, got 'rk4'"),
+        ({"solver": "rk4"}, "out of euler, heun, dpmpp2m, ipndm, unipc, annealed-langevin, got 'rk4'"),
     ],
 )
 def test_wrong_requests_are_explained(options: dict[str, Any], message: str, edm: EDMPrecond) -> None:
@@ -245,3 +245,29 @@ def test_states_that_nobody_wants_are_not_kept(solver: str, edm: EDMPrecond, mon
         card = EDM_CARD
         generation.draw(edm, card, 6, steps=5, solver=solver, batch_size=2)
     assert held == [2 * math.prod(card["shape"])] * 3
+
+
+@pytest.mark.parametrize("wrong", [{"label": 1}, {"guidance": 2.0}])
+def test_samplers_that_ask_for_no_class_take_none(wrong: dict[str, Any]) -> None:
+    energy = {"name": "mine", "architecture": {"name": "EnergyCNN"}, "shape": [1, 4, 4], "schedule": None}
+    network = {key: value for key, value in EDM_CARD["architecture"].items() if key != "preconditioning"}
+    schedule = {"name": "LinearSchedule", "arguments": {"n_steps": 10}}
+    discrete = {**EDM_CARD, "architecture": network, "schedule": schedule}
+    for model, card in ((EnergyCNN(1, 4, 4), energy), (zoo.build(network), discrete)):
+        with pytest.raises(ValueError, match=r"expected no class|expected guidance 1"):
+            generation.draw(model.eval(), card, 1, steps=2, **wrong)
+
+
+def test_chains_start_as_the_card_says() -> None:
+    for start, spread in (("uniform", 3**-0.5), ("normal", 1.0)):
+        settings = generation.LangevinSettings.of({"sampling": {"start": start}})
+        first = settings.first((10_000,), torch.Generator().manual_seed(0))
+        assert float(first.std()) == pytest.approx(spread, rel=0.03)
+        assert (float(first.abs().max()) <= 1) == (start == "uniform")
+    with pytest.raises(ValueError, match="expected start 'uniform' or 'normal'"):
+        generation.LangevinSettings.of({"sampling": {"start": "Uniform"}})
+
+
+def test_an_unknown_solver_is_named_before_states_are_counted() -> None:
+    with pytest.raises(ValueError, match="annealed-langevin, got 'rk4'"):
+        generation.n_states(EDM_CARD, 5, "rk4")

@@ -133,6 +133,8 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match="temperature > 0"):
         grid_nll(model, GRID.points, p, 0.0)
     with pytest.raises(ValueError, match="225 weights"):
+        grid_nll(model, GRID.points, torch.full_like(p, math.nan))
+    with pytest.raises(ValueError, match="225 weights"):
         grid_nll(model, GRID.points, 2 * p)
     with pytest.raises(ValueError, match="225 weights"):
         grid_nll(model, GRID.points, p[:-1])

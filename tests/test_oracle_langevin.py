@@ -155,6 +155,14 @@ def test_short_run_training_learns_the_truth_only_in_the_limit() -> None:
         lambda: short_run_fixed_point(0.0, 0.1, 5, 1.0),
         lambda: short_run_fixed_point(1.0, 0.1, 0, 1.0),
         lambda: short_run_fixed_point(1.0, 0.1, 1, 0.0),
+        lambda: short_run_variance(1.0, 0.1, 5, math.nan),
+        lambda: ula_variance(1.0, 1.0, -1.0),
+        lambda: ula_variance(1.0, 1.0, math.nan),
+        lambda: ula_autocorrelation(1.0, 1.0, -2),
+        lambda: ula_autocorrelation(1.0, 1.0, 0.5),  # type: ignore[arg-type]
+        lambda: mala_log_acceptance(torch.ones(1, 3), torch.ones(5, 3), 1.0),
+        lambda: mala_log_acceptance(torch.ones(5), torch.ones(5), 1.0),
+        lambda: mala_log_acceptance(torch.ones(5, 2), torch.ones(5, 2), -1.0),
     ],
 )
 def test_numbers_out_of_range_are_named(wrong: object) -> None:

@@ -6,7 +6,9 @@ import functools
 import itertools
 import math
 import sys
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -586,3 +588,31 @@ def test_progress_bar_only_on_request(capsys: pytest.CaptureFixture[str], monkey
     assert capsys.readouterr().err == ""
     sample(toy_network, DDIMSampler(COARSE, 3), normal(2, 2), progress=True)
     assert "sampling" in capsys.readouterr().err
+
+
+def test_steps_refuse_a_silent_broadcast() -> None:
+    schedule, x = SCHEDULES["linear"], normal(4, 3)
+    for step in (
+        lambda: ddim_step(x[:1], x, 5, 4, schedule),
+        lambda: ddim_step(x, x, 5, 4, schedule, x[:1], 0.5),
+        lambda: ddpm_step(x, x, 5, 4, schedule, x[:1]),
+        lambda: ddpm_step(x, x, 5, 4, schedule, normal(7, 1, 3)),
+    ):
+        with pytest.raises(ValueError, match="of shape"):
+            step()
+
+
+@pytest.mark.parametrize("steps", [np.int64(5), torch.tensor(5), np.array([9, 7, 5, 3, 1])])
+def test_steps_may_be_integers_of_any_kind(steps: Any) -> None:
+    assert DDIMSampler(LinearSchedule(10), steps).timesteps == spaced_timesteps(10, 5)
+
+
+@pytest.mark.parametrize("steps", [5.0, [9.7, 3.2], "5"])
+def test_steps_that_are_no_integers_are_refused(steps: Any) -> None:
+    with pytest.raises(TypeError, match="expected a number of steps, or a sequence of integer timesteps"):
+        DDIMSampler(LinearSchedule(10), steps)
+
+
+def test_an_unknown_variance_is_refused_before_the_first_evaluation() -> None:
+    with pytest.raises(ValueError, match="expected variance 'posterior' or 'beta', got 'learned'"):
+        DDPMSampler(LinearSchedule(10), 5, variance="learned")  # type: ignore[arg-type]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+import sys
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from helpers import zoo
 from helpers.diffusion import convert
@@ -447,6 +450,8 @@ def test_churn_raises_sigma_by_at_most_a_factor_of_root_two() -> None:
     assert Churn(1e9).raised(3.0, 10) == pytest.approx(3 * math.sqrt(2))
     assert Churn(2.0, 1.0, 5.0).raised(0.99, 10) == 0.99
     assert Churn(2.0, 1.0, 5.0).raised(5.01, 10) == 5.01
+    assert Churn(2.0, 1.0, 5.0).raised(1.0, 10) == pytest.approx(1.2)  # both ends belong to it (algorithm 2)
+    assert Churn(2.0, 1.0, 5.0).raised(5.0, 10) == pytest.approx(6.0)
     x = normal(2, 3)
     assert Churn(0.0)(x, 1.0, 10)[0] is x
 
@@ -549,7 +554,8 @@ def test_a_run_needs_no_gradient_and_leaves_the_mode_of_modules() -> None:
 
 
 def test_progress_bar_only_on_request(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    always = functools.partial(tqdm, disable=False)  # tqdm's own default is TQDM_DISABLE, read when it was imported
+    monkeypatch.setattr(sys.modules[sample_ode.__module__], "tqdm", always)
     sample_ode(toy_denoiser, Euler(), normal(2, 2), [1.0, 0.0])
     assert capsys.readouterr().err == ""
     sample_ode(toy_denoiser, Euler(), normal(2, 2), [1.0, 0.0], progress=True)

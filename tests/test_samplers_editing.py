@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.oracle import GaussianMixture, exact_denoiser
 from helpers.samplers import DPMSolverPP2M, Euler, Heun, UniPC, evaluations, image_to_image, inpaint, sample_ode
 from helpers.schedules import append_zero, karras_sigmas, log_snr_sigmas
 
@@ -252,3 +253,19 @@ def test_image_to_image_passes_labels_on_and_names_what_it_wants() -> None:
     for sigma_start in (0.0, -1.0, 2.1, math.nan):
         with pytest.raises(ValueError, match="0 < sigma_start <= 2"):
             image_to_image(toy_denoiser, Euler(), x, grid, sigma_start)
+
+
+@pytest.mark.parametrize("solver", [DPMSolverPP2M(), UniPC()], ids=["2m", "unipc"])
+def test_a_start_beside_a_level_is_a_start_on_it(solver: DPMSolverPP2M | UniPC) -> None:
+    """A first step of rounding size would be divided by in the second."""
+    mixture = GaussianMixture(torch.tensor([[-1.5, 0.5], [1.0, -1.0]]), 0.2, torch.tensor([0.3, 0.7]))
+    x_0 = mixture.sample(50, torch.Generator().manual_seed(0)).float()
+    grid = append_zero(karras_sigmas(12, 0.02, 20.0))
+    for k in range(1, 10):
+        on, beside = (
+            image_to_image(
+                exact_denoiser(mixture), solver, x_0, g, float(grid[k]), generator=torch.Generator().manual_seed(1)
+            )
+            for g in (grid, grid.float())
+        )
+        torch.testing.assert_close(on, beside, rtol=0, atol=1e-4)

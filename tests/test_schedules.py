@@ -354,3 +354,26 @@ def test_expand_like_refuses_a_silent_broadcast(values: torch.Tensor) -> None:
 
 def test_a_schedule_says_what_it_is() -> None:
     assert repr(CosineSchedule(40)) == "CosineSchedule(n_steps=40)"
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_timesteps_may_be_of_any_integer_type(dtype: torch.dtype) -> None:
+    """A byte tensor would index as a mask, and -1 before the first step would wrap around."""
+    schedule, t = LinearSchedule(10), torch.tensor([3, 2, 0, 9])
+    for function in (schedule.alpha_bar, schedule.beta, schedule.sigma):
+        assert torch.equal(function(t.to(dtype)), function(t))
+
+
+def test_an_infinite_noise_level_is_the_last_step() -> None:
+    assert float(LinearSchedule(10).t_from_sigma(math.inf)) == 9.0
+
+
+@pytest.mark.parametrize("rho", [1e17, 0.005])
+def test_levels_that_cannot_be_told_apart_are_refused(rho: float) -> None:
+    with pytest.raises(ValueError, match="expected a rho that keeps the levels apart"):
+        karras_sigmas(5, rho=rho)
+
+
+def test_true_is_no_number_of_steps() -> None:
+    with pytest.raises(ValueError, match="integer of at least 1, got True"):
+        LinearSchedule(True)

@@ -222,9 +222,19 @@ def test_a_damaged_or_missing_card_is_named(copied: Path) -> None:
     path.write_text("{")
     with pytest.raises(ValueError, match=r"the card digits-classifier\.json is damaged"):
         zoo.load("digits-classifier")
+    for text in ("[]", "{}", '{"architecture": {}}'):
+        path.write_text(text)
+        for read in (zoo.card, zoo.load):
+            with pytest.raises(ValueError, match=r"the card digits-classifier\.json is damaged"):
+                read("digits-classifier")
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"digits-classifier\.json"):
         zoo.load("digits-classifier")
+
+
+def test_the_card_is_not_taken_for_the_weights(copied: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected a \.safetensors file, got .*digits-classifier\.json"):
+        zoo.load_file(copied / "digits-classifier.json")
 
 
 def test_weights_that_do_not_ship_or_do_not_fit_are_refused(copied: Path) -> None:

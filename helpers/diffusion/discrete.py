@@ -48,7 +48,8 @@ Model = Callable[[Tensor, Tensor], Tensor]
 Parametrization = Literal["eps", "x0", "v", "score"]
 
 
-def _check_pair(x: Tensor, other: Tensor, name: str) -> None:
+def check_pair(x: Tensor, other: Tensor, name: str) -> None:
+    """Raise a ValueError if ``other``, which the message calls ``name``, has not the shape of ``x``."""
     if x.shape != other.shape:
         raise ValueError(f"expected {name} of shape {tuple(x.shape)}, as x, got {tuple(other.shape)}")
 
@@ -70,7 +71,7 @@ def q_sample(x_0: Tensor, t: Tensor | int, eps: Tensor, schedule: NoiseSchedule)
     Raises:
         ValueError: If shapes do not fit or t is outside the schedule.
     """
-    _check_pair(x_0, eps, "eps")
+    check_pair(x_0, eps, "eps")
     alpha_bar = schedule.alpha_bar(t)
     return expand_like(alpha_bar.sqrt(), x_0) * x_0 + expand_like((1 - alpha_bar).sqrt(), x_0) * eps
 
@@ -86,7 +87,7 @@ def q_step(x_prev: Tensor, t: Tensor | int, eps: Tensor, schedule: NoiseSchedule
         eps: Standard normal noise, shape of ``x_prev``.
         schedule: Gives β.
     """
-    _check_pair(x_prev, eps, "eps")
+    check_pair(x_prev, eps, "eps")
     beta = schedule.beta(t)
     return expand_like((1 - beta).sqrt(), x_prev) * x_prev + expand_like(beta.sqrt(), x_prev) * eps
 
@@ -108,7 +109,7 @@ def q_posterior(
     Returns:
         The mean (B, …) and the variance (B, 1, …, 1) or (); 0 where s = −1.
     """
-    _check_pair(x_t, x_0, "x_0")
+    check_pair(x_t, x_0, "x_0")
     c = schedule.posterior_coefficients(t, t_prev)
     return expand_like(c.x0, x_t) * x_0 + expand_like(c.xt, x_t) * x_t, expand_like(c.variance, x_t)
 
@@ -153,7 +154,7 @@ def predict_x0_at(
     Raises:
         ValueError: For an unknown parametrization or shapes that do not fit.
     """
-    _check_pair(x_t, prediction, "prediction")
+    check_pair(x_t, prediction, "prediction")
     signal, noise = expand_like(alpha_bar.sqrt(), x_t), expand_like((1 - alpha_bar).sqrt(), x_t)
     if parametrization == "x0":
         return prediction
@@ -176,7 +177,7 @@ def from_x0(
     Raises:
         ValueError: For an unknown parametrization, shapes that do not fit, or t = −1 (no noise: ε is not determined).
     """
-    _check_pair(x_t, x_0, "x_0")
+    check_pair(x_t, x_0, "x_0")
     if bool((torch.as_tensor(t) < 0).any()):
         raise ValueError("expected t >= 0: without noise neither eps, v nor the score can be told from x_0")
     alpha_bar = schedule.alpha_bar(t)
@@ -250,7 +251,7 @@ def simple_loss(
     x_t = q_sample(x_0, t, eps, schedule)
     target = eps if parametrization == "eps" else from_x0(x_0, x_t, t, schedule, parametrization)
     prediction = model(x_t, t)
-    _check_pair(x_0, prediction, "the model's output")
+    check_pair(x_0, prediction, "the model's output")
     squared = (prediction - target).square().flatten(1).mean(1)
     if weights is not None:
         if weights.shape != (schedule.n_steps,):

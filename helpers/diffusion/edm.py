@@ -64,7 +64,11 @@ class EDMPrecond(nn.Module):
         )
 
     def raw(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        """What the network itself says, F, as float32 or float64 like ``x``; shapes as in :meth:`forward`."""
+        """What the network itself says, F, for noisy images (B, …) and σ, a tensor (B,) > 0 in the dtype of ``x``.
+
+        Returns:
+            Shape and dtype of ``x``.
+        """
         c = self.coefficients(sigma)
         scaled = expand_like(c.input, x) * x
         labels = () if label is None else (label,)
@@ -121,7 +125,12 @@ def drop_labels(label: Tensor, n_classes: int, share: float, generator: torch.Ge
     """Replace a random ``share`` of the labels (B,) by ``n_classes``, "no class".
 
     Ho & Salimans (2022, arXiv:2207.12598, algorithm 1): one network learns both, which guidance needs.
+
+    Raises:
+        ValueError: If ``share`` is outside [0, 1].
     """
+    if not 0 <= share <= 1:
+        raise ValueError(f"expected a share in [0, 1], got {share}")
     dropped = torch.rand(label.shape, generator=generator).to(label.device) < share
     return torch.where(dropped, n_classes, label)
 

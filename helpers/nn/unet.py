@@ -77,8 +77,12 @@ class SimpleUNet(nn.Module):
             ValueError: For a wrong number of channels, H or W not divisible by 4, or not one t per image.
         """
         self._check(x, t)
-        # Embeddings of integers are float32; a float64 network wants its time in float64 too.
-        emb = self.time_embed(t.double() if x.dtype == torch.float64 else t)
+        # Angles of late steps need more digits than half precision has; a float64 network wants float64 ones.
+        embed, *layers = self.time_embed
+        dtype = layers[0].weight.dtype
+        emb = embed(t.double() if dtype == torch.float64 else t).to(dtype)
+        for layer in layers:
+            emb = layer(emb)
         skip1 = self.down1(self.init_conv(x), emb)
         skip2 = self.down2(self.downsample1(skip1), emb)
         h = self.mid1(self.downsample2(skip2), emb)

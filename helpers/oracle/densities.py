@@ -140,8 +140,14 @@ class GaussianMixture:
         return self._components(x_t, alpha_bar)[0].softmax(dim=1)
 
     def denoise(self, x_t: Tensor, alpha_bar: Tensor | float) -> Tensor:
-        """E[x_0 | x_t] by Tweedie's formula, shape (B, D); ``alpha_bar`` must be positive."""
+        """E[x_0 | x_t] by Tweedie's formula, shape (B, D).
+
+        Raises:
+            ValueError: If an ``alpha_bar`` is 0: nothing of x_0 is left in x_t then.
+        """
         x, a = _columns(x_t, alpha_bar, self.dim)
+        if bool((a == 0).any()):
+            raise ValueError("expected alpha_bar above 0: Tweedie's formula divides by it")
         return (x + (1 - a) * self.score(x, alpha_bar)) / a.sqrt()
 
     def energy(self, x: Tensor) -> Tensor:

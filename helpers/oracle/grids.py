@@ -197,7 +197,7 @@ def _energies(energy: Callable[[Tensor], Tensor], points: Tensor, weights: Tenso
     """E/T at the points, checked."""
     if not temperature > 0:
         raise ValueError(f"expected temperature > 0, got {temperature}")
-    if weights.shape != points.shape[:1] or bool((weights < 0).any()) or abs(weights.sum().item() - 1) > 1e-6:
+    if weights.shape != points.shape[:1] or bool((weights < 0).any()) or not abs(weights.sum().item() - 1) <= 1e-6:
         raise ValueError(f"expected {len(points)} weights >= 0 that sum to 1, got shape {tuple(weights.shape)}")
     values = energy(points)
     if values.shape != points.shape[:1]:

@@ -72,6 +72,7 @@ def ula_variance(std: float, step_size: float, temperature: float = 1.0) -> floa
         2.0
     """
     _check_stable(std, step_size)
+    _check_positive(temperature=temperature)
     return temperature * std**2 / (1 - step_size / (4 * std**2))
 
 
@@ -79,9 +80,11 @@ def ula_autocorrelation(std: float, step_size: float, lag: int = 1) -> float:
     """(1 − ε/(2σ²))^lag, the correlation of stationary states ``lag`` steps apart; negative for ε > 2σ² and odd lags.
 
     Raises:
-        ValueError: As :func:`ula_variance`.
+        ValueError: As :func:`ula_variance`, or for a lag that is no whole number of steps.
     """
     _check_stable(std, step_size)
+    if lag < 0 or lag != int(lag):
+        raise ValueError(f"expected a lag of whole steps >= 0, got {lag}")
     return _contraction(std, step_size) ** lag
 
 
@@ -115,7 +118,13 @@ def mala_log_acceptance(x: Tensor, x_new: Tensor, step_size: float) -> Tensor:
 
     Returns:
         Shape (B,).
+
+    Raises:
+        ValueError: For batches of different shapes, or a step size that is not positive.
     """
+    _check_positive(step_size=step_size)
+    if x.ndim < 2 or x.shape != x_new.shape:
+        raise ValueError(f"expected two batches (B, ...) of one shape, got {tuple(x.shape)} and {tuple(x_new.shape)}")
     return step_size / 8 * (x.flatten(1).square().sum(1) - x_new.flatten(1).square().sum(1))
 
 
@@ -159,7 +168,7 @@ def short_run_variance(curvature: float, step_size: float, n_steps: int, initial
         ValueError: For a step size that is not positive, fewer than one step or a negative variance.
     """
     _check_positive(step_size=step_size)
-    if n_steps < 1 or initial_variance < 0:
+    if n_steps < 1 or not initial_variance >= 0:
         raise ValueError(f"expected n_steps >= 1 and initial_variance >= 0, got {n_steps} and {initial_variance}")
     return _variance_at(1 - step_size * curvature / 2, step_size, n_steps, initial_variance)
 

@@ -17,6 +17,7 @@ draws nothing, it can be run backwards too (:func:`ddim_encode`): from an image 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..diffusion import Model, Parametrization, convert, predict_x0, q_posterior, q_sample
+from ..diffusion.discrete import check_pair
 from ..schedules import NoiseSchedule, expand_like
 
 __all__ = [
@@ -65,6 +67,11 @@ def spaced_timesteps(total: int, n_steps: int) -> tuple[int, ...]:
     return tuple(round(total * (n_steps - k) / n_steps) - 1 for k in range(n_steps))
 
 
+def _check_variance(variance: str) -> None:
+    if variance not in get_args(Variance):
+        raise ValueError(f"expected variance 'posterior' or 'beta', got {variance!r}")
+
+
 def ddpm_step(
     x_0: Tensor,
     x_t: Tensor,
@@ -91,15 +98,15 @@ def ddpm_step(
         Images at ``t_prev``, shape of ``x_t``.
 
     Raises:
-        ValueError: For another ``variance``, ``t_prev`` not in [−1, t), or noise that is missing.
+        ValueError: For another ``variance``, ``t_prev`` not in [−1, t), noise that is missing, or other shapes.
     """
-    if variance not in get_args(Variance):
-        raise ValueError(f"expected variance 'posterior' or 'beta', got {variance!r}")
+    _check_variance(variance)
     mean, sigma2 = q_posterior(x_0, x_t, t, schedule, t_prev)
     if t_prev == -1:
         return mean
     if noise is None:
         raise ValueError("expected noise for a step of DDPM, got None")
+    check_pair(x_t, noise, "noise")
     if variance == "beta":
         sigma2 = expand_like(1 - schedule.alpha_bar(t) / schedule.alpha_bar(t_prev), x_t)
     return mean + sigma2.sqrt() * noise
@@ -132,18 +139,20 @@ def ddim_step(
 
     Raises:
         ValueError: If ``eta`` is outside [0, 1], or positive without noise or with ``t_prev`` >= t; or t is −1, where
-            there is no noise to tell from the image.
+            there is no noise to tell from the image; or for other shapes.
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"expected eta in [0, 1], got {eta}")
     if t < 0:
         raise ValueError(f"expected a step from a noisy image, t >= 0, got t = {t}")
+    check_pair(x_t, x_0, "x_0")
     alpha_bar, alpha_bar_prev = schedule.alpha_bar(t), schedule.alpha_bar(t_prev)
     eps = (x_t - expand_like(alpha_bar.sqrt(), x_t) * x_0) / expand_like((1 - alpha_bar).sqrt(), x_t)
     if eta == 0:
         return expand_like(alpha_bar_prev.sqrt(), x_t) * x_0 + expand_like((1 - alpha_bar_prev).sqrt(), x_t) * eps
     if noise is None:
         raise ValueError("expected noise for eta > 0")
+    check_pair(x_t, noise, "noise")
     sigma2 = eta**2 * schedule.posterior_coefficients(t, t_prev).variance
     direction = expand_like((1 - alpha_bar_prev - sigma2).clamp_min(0).sqrt(), x_t)
     return expand_like(alpha_bar_prev.sqrt(), x_t) * x_0 + direction * eps + expand_like(sigma2.sqrt(), x_t) * noise
@@ -163,9 +172,12 @@ class Sampler(Protocol):
 def _resolve_timesteps(schedule: NoiseSchedule, steps: int | Sequence[int] | None) -> tuple[int, ...]:
     if steps is None:
         steps = schedule.n_steps
-    if isinstance(steps, int):
-        return spaced_timesteps(schedule.n_steps, steps)
-    steps = tuple(int(t) for t in steps)
+    try:
+        if not hasattr(steps, "__len__") or getattr(steps, "ndim", 1) == 0:
+            return spaced_timesteps(schedule.n_steps, operator.index(steps))
+        steps = tuple(operator.index(t) for t in steps)
+    except TypeError as error:
+        raise TypeError(f"expected a number of steps, or a sequence of integer timesteps, got {steps!r}") from error
     inside = bool(steps) and all(0 <= t < schedule.n_steps for t in steps)
     if not inside or any(b >= a for a, b in pairwise(steps)):
         raise ValueError(f"expected strictly decreasing timesteps in [0, {schedule.n_steps - 1}], got {steps}")
@@ -182,7 +194,8 @@ class DDPMSampler:
         variance: ``"posterior"`` or ``"beta"``.
 
     Raises:
-        ValueError: For steps that do not fit the schedule.
+        ValueError: For steps that do not fit the schedule, or another variance.
+        TypeError: For steps that are no integers.
     """
 
     schedule: NoiseSchedule
@@ -192,6 +205,7 @@ class DDPMSampler:
     stochastic: bool = field(init=False, repr=False, default=True)
 
     def __post_init__(self) -> None:
+        _check_variance(self.variance)
         object.__setattr__(self, "timesteps", _resolve_timesteps(self.schedule, self.steps))
 
     def step(self, x_0: Tensor, x_t: Tensor, t: int, t_prev: int, noise: Tensor | None) -> Tensor:

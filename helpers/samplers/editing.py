@@ -35,6 +35,9 @@ from .discrete import evaluating
 
 __all__ = ["image_to_image", "inpaint"]
 
+SAME_LEVEL = 1e-3
+"""Levels this close to each other, relatively, are one."""
+
 
 def _normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
@@ -132,7 +135,8 @@ def image_to_image(
         denoiser: ``denoiser(x, sigma)`` or, with labels, ``denoiser(x, sigma, label)``.
         solver: Any solver.
         x_0: Clean images (B, …), for example a sketch, or a picture to vary.
-        sigmas: The grid of a full run, ending in 0; the run takes ``sigma_start`` and then its levels below that one.
+        sigmas: The grid of a full run, ending in 0; the run takes ``sigma_start`` and then its levels below that one
+            (by a thousandth at least).
         sigma_start: How much noise, above 0 and at most ``sigmas[0]``: 0 would change nothing.
         label: Class numbers (B,), int64: what the images shall become.
         generator: Source of the noise, on the CPU.
@@ -150,5 +154,6 @@ def image_to_image(
     if not 0 < sigma_start <= grid[0]:
         raise ValueError(f"expected 0 < sigma_start <= {grid[0]:.4g}, the grid's first level, got {sigma_start}")
     x = x_0 + sigma_start * _normal(x_0, generator)
-    shorter = [float(sigma_start), *(sigma for sigma in grid if sigma < sigma_start)]
+    # A first step that is next to nothing would make a multistep solver divide rounding errors by its length.
+    shorter = [float(sigma_start), *(sigma for sigma in grid if sigma < (1 - SAME_LEVEL) * sigma_start)]
     return sample_ode(denoiser, solver, x, shorter, label=label, return_trajectory=return_trajectory, progress=progress)
