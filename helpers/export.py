@@ -34,10 +34,7 @@ from . import generation, training
 from .diffusion import EDMPrecond
 from .energy import InnerProductEnergy
 
-__all__ = ["FORMAT", "Graph", "export", "graph_of", "save"]
-
-FORMAT = 1
-"""Changes when the same weights give another file."""
+__all__ = ["Graph", "export", "graph_of", "save"]
 
 OPSET = 18
 BATCH = (1, 4096)

@@ -250,13 +250,15 @@ def test_negatives_come_in_the_type_of_the_data() -> None:
 
 
 def test_a_failing_sampler_leaves_the_chains_as_they_were() -> None:
-    buffer = ReplayBuffer(16, (2,), restart=0.0, initial=_normal, generator=_generator(), dtype=torch.float64)
+    buffer = ReplayBuffer(16, (2,), restart=1.0, initial=_normal, generator=_generator(), dtype=torch.float64)
+    buffer.put(*reversed(buffer.draw(16, _generator())))
     before = buffer.state_dict()
     cliff = lambda x: torch.where(x[:, 0] > 0.5, math.nan, x.square().sum(1))  # noqa: E731
     loss = ContrastiveDivergence(PersistentChains(buffer, SAMPLER))
     with pytest.raises(NonFiniteEnergyError):
         loss(cliff, _randn(16, 2), _generator())
     assert torch.equal(buffer.chains, before["chains"])
+    assert torch.equal(buffer.ages, before["ages"])  # although all of them would have started anew
 
 
 def test_a_hidden_temperature_is_named() -> None:

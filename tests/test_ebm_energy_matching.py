@@ -194,3 +194,30 @@ def test_settings_that_make_no_sense() -> None:
             EnergyMatching(**arguments)
     with pytest.raises(ValueError, match="contrastive_weight >= 0"):
         EnergyMatching(contrastive_weight=-1.0)
+
+
+def test_noise_sets_in_exactly_at_the_end() -> None:
+    """Fifty steps of 0.02 are 1, also in float32."""
+    still = lambda x: 0 * x.sum(1)  # noqa: E731
+    for dtype in (torch.float32, torch.float64):
+        x = torch.zeros(50, 1, dtype=dtype)
+        walked = transport_then_langevin(still, x, duration=1.02, time_step=0.02, onset=1.0)
+        assert walked.abs().max() > 0
+        assert not transport_then_langevin(still, x, duration=1.0, time_step=0.02, onset=1.0).any()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"duration": 0.005, "time_step": 0.02}, "a duration of at least one time_step, got 0.005 and 0.02"),
+        ({"duration": 1.0, "onset": 2.0}, r"expected onset in \[0, 1\], got 2.0"),
+    ],
+)
+def test_walks_that_make_no_sense_are_refused(wrong: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        transport_then_langevin(lambda x: x.square().sum(1), torch.zeros(2, 1), **wrong)
+
+
+def test_a_walk_of_no_time_is_refused_and_not_another() -> None:
+    with pytest.raises(ValueError, match=r"duration, time_step and temperature > 0, got 0\.0"):
+        EnergyMatching().walk(lambda x: x.square().sum(1), torch.ones(2, 1), duration=0.0)

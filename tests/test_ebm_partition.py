@@ -263,3 +263,10 @@ def test_ais_mistakes_are_named() -> None:
     wall = lambda x: torch.where(x[:, 0] > 0, math.inf, x.square().sum(1))  # noqa: E731
     with pytest.raises(ValueError, match="finite energies"):
         ais_log_z(wall, (2,), 64, generator=_generator())
+
+
+def test_points_of_another_dimension_and_energies_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected x of shape \(B, 2\), as the grid's points, got \(2, 3\)"):
+        log_density_quadrature(lambda x: x.square().sum(1), torch.zeros(2, 3))
+    with pytest.raises(ValueError, match=r"expected values of shape \(.*\), got \(\)"):
+        log_density_quadrature(lambda x: x.square().sum(), torch.zeros(2, 2))

@@ -179,7 +179,7 @@ def test_different_numbers_of_features_are_refused() -> None:
 
 
 def test_extrapolation_takes_the_bias_away() -> None:
-    """Against the exact Gaussian, whose distance is 0: at N = 400 a bias remains, at infinity a tenth of it at most."""
+    """Against the exact Gaussian, whose distance is 0: at N = 400 a bias remains, at infinity little of it."""
     exact = FeatureStatistics(torch.zeros(8).double(), torch.eye(8).double(), 10**9)
     plain, extrapolated = [], []
     for seed in range(20):

@@ -275,3 +275,11 @@ def test_probe_names_what_it_wants() -> None:
             linear_probe(*arguments)
     with pytest.raises(ValueError, match="ridge > 0"):
         linear_probe(x, y, x, y, ridge=0)
+
+
+def test_features_that_are_not_finite_are_refused() -> None:
+    x, y = normal(100, 3), normal(100, 3, seed=1)
+    x[3, 0] = math.nan
+    for estimate in (unbiased_mmd2, kernel_distance):
+        with pytest.raises(ValueError, match="expected finite features"):
+            estimate(x, y)

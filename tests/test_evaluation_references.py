@@ -227,6 +227,10 @@ def test_a_table_names_what_it_wants(
     other.name = "other"
     with pytest.raises(ValueError, match="expected features 'patches', as the reference, got 'other'"):
         evaluate_images(pictures(30, 0), reference, features=other)
+    other = Patches()
+    other.bf16 = True  # numbers for a table are made in float32
+    with pytest.raises(ValueError, match=r"expected features as the reference's, .*got .*bfloat16"):
+        evaluate_images(pictures(30, 0), reference, features=other)
     monkeypatch.setitem(sys.modules, "prdc", None)
     with pytest.raises(ModuleNotFoundError, match="pip install prdc"):
         evaluate_images(pictures(30, 0), reference, features=Patches())

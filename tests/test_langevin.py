@@ -993,6 +993,29 @@ def test_effective_sample_size_sees_chains_that_do_not_mix() -> None:
     assert effective_sample_size(together).shape == (2,)
     assert (effective_sample_size(together) > 1500).all()
     assert effective_sample_size(torch.ones(10, 2)).isnan()
+    assert effective_sample_size(torch.full((1000, 2), 0.1)).isnan()  # whose mean is rounded
+
+
+def test_what_does_not_move_has_no_autocorrelation() -> None:
+    series = torch.full((1000, 2), 0.1, dtype=torch.float64)
+    assert autocorrelation(series, 3).isnan().all()
+    series[500, 1] = 0.2
+    assert autocorrelation(series, 3).isnan().all(0).tolist() == [True, False]
+
+
+def test_chains_stuck_at_different_places_have_an_infinite_r_hat() -> None:
+    stuck = torch.tensor([0.25, 0.5]).expand(100, 2)
+    assert r_hat(stuck).item() == math.inf
+
+
+def test_the_largest_step_of_what_has_no_curvature_and_of_what_is_no_batch() -> None:
+    layer = nn.Linear(2, 1)
+    points = torch.zeros(2, 2)
+    assert largest_stable_step(lambda x: layer(x).squeeze(1), points).tolist() == [math.inf, math.inf]
+    with pytest.raises(TypeError, match="floating-point"):
+        largest_stable_step(lambda x: x.square().sum(1), points.long())
+    with pytest.raises(ValueError, match=r"shape \(B, ...\)"):
+        largest_stable_step(lambda x: x.square(), torch.zeros(3))
 
 
 def test_r_hat_by_its_definition() -> None:

@@ -101,3 +101,15 @@ def test_diagram_refuses_unknown_names():
         plotting.unet_diagram(STAGES, skips=[("stem", "nowhere")])
     with pytest.raises(ValueError, match="got 0"):
         plotting.unet_diagram([])
+
+
+@pytest.mark.parametrize("query", [(0, 7), (-1, 0), (9, 9)])
+def test_a_query_outside_of_the_image_is_refused(query):
+    weights = torch.full((12, 12), 1 / 12)
+    with pytest.raises(ValueError, match="expected queries inside of 3 × 4"):
+        plotting.attention_maps(torch.zeros(3, 4), weights, [query])
+
+
+def test_no_gradient_makes_no_figure():
+    with pytest.raises(ValueError, match="at least one gradient"):
+        plotting.receptive_fields({}, {}, (0, 0))

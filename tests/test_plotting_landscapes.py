@@ -38,7 +38,13 @@ def test_shades_start_at_the_lowest_energy_and_go_up_in_units() -> None:
 def test_walls_of_infinite_energy_are_left_white() -> None:
     axes = plt.figure().subplots()
     energy_2d(axes, lambda x: torch.where(x[:, 0] > 0, torch.inf, x.square().sum(1)), extent=2.0)
-    assert axes.collections
+    (shades,) = axes.collections
+    assert max(path.vertices[:, 0].max() for path in shades.get_paths() if len(path.vertices)) < 0.05
+
+
+def test_an_energy_that_is_nowhere_finite_is_refused() -> None:
+    with pytest.raises(ValueError, match="finite somewhere"):
+        energy_2d(plt.figure().subplots(), lambda x: torch.full((len(x),), torch.inf))
 
 
 def test_no_room_for_a_shade_is_refused() -> None:

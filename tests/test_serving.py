@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -33,7 +34,8 @@ from helpers.__main__ import main
 from helpers.generation import LangevinSettings
 from helpers.langevin import langevin_dynamics
 from helpers.serving import ServedModel, Settings, kind_of, load_models, make_engine, running
-from helpers.serving.app import _hosts
+from helpers.serving import pictures as serving_pictures
+from helpers.serving.app import MAX_UNREAD, _hosts, create_app
 from helpers.serving.catalogue import class_names, percentile, serve_model
 
 DIGITS = {"model": "digits-ddpm", "steps": 4, "seed": 5}
@@ -452,6 +454,8 @@ def test_head_is_get_without_the_body(client: httpx.Client, path: str) -> None:
     if path != "/metrics":  # which changes
         assert head.headers["content-length"] == str(len(whole.content))
     assert client.head("/v1/images").status_code == 405
+    metrics = client.get("/metrics").text
+    assert 'method="HEAD",path="/v1/images",status="405"' in metrics
 
 
 def test_docs_are_served(client: httpx.Client) -> None:
@@ -528,7 +532,7 @@ def test_a_stream_tells_how_many_are_before_it() -> None:
     assert all(one[-1][0] == "done" for one in found)
 
 
-def test_work_that_fails_is_a_500_without_a_word_of_the_inside() -> None:
+def test_work_that_fails_is_a_500_without_a_word_of_the_inside(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             raise RuntimeError("secret")
@@ -537,10 +541,123 @@ def test_work_that_fails_is_a_500_without_a_word_of_the_inside() -> None:
         answer = httpx.post(f"{url}/v1/images", json=SLOW)
         assert (answer.status_code, answer.headers["content-type"]) == (500, PROBLEM)
         assert "secret" not in answer.text
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        [record] = caplog.records
+        assert answer.headers["x-request-id"] in record.getMessage()
+        assert "secret" in str(record.exc_info)
+        metrics = httpx.get(f"{url}/metrics").text
+        assert 'course_requests_total{method="POST",path="/v1/images",status="500"} 1.0' in metrics
+        caplog.clear()
         with httpx.Client(base_url=url) as client:
             name, content = events(client, SLOW)[-1]
         assert (name, content["status"]) == ("problem", 500)
+        [record] = caplog.records
+        assert "secret" in str(record.exc_info)
         assert httpx.get(f"{url}/healthz").status_code == 200
+
+
+def call(application: Any, path: str, body: list[Any], headers: dict[str, str], send: Any) -> Any:
+    """One request without a connection: ``body`` are messages, after which nothing comes any more."""
+    messages = iter(body)
+
+    async def receive() -> Any:
+        if (message := next(messages, None)) is not None:
+            return message
+        return await asyncio.Event().wait()
+
+    raw = [(name.lower().encode(), value.encode()) for name, value in {"Host": "localhost", **headers}.items()]
+    address, _, query = path.partition("?")
+    scope = {"type": "http", "method": "POST", "path": address, "query_string": query.encode(), "headers": raw}
+    return application(scope | {"http_version": "1.1", "scheme": "http", "server": ("localhost", 80)}, receive, send)
+
+
+def test_a_stream_that_nobody_reads_keeps_few_pictures() -> None:
+    engine, sent = make_engine(slow_model(0.0)), []
+
+    async def watch() -> None:
+        reading = asyncio.Event()
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.body":
+                await reading.wait()
+                sent.append(message["body"].decode())
+
+        body = json.dumps(SLOW | {"steps": 60, "frames": 60}).encode()
+        asked = [{"type": "http.request", "body": body, "more_body": False}]
+        headers = {"Content-Type": "application/json"}
+        task = asyncio.create_task(call(create_app(Settings(), engine), "/v1/images/stream", asked, headers, send))
+        while engine.metrics.registry.get_sample_value("course_jobs_total", {"outcome": "done"}) != 1:
+            await asyncio.sleep(0.01)
+        reading.set()
+        await task
+
+    engine.start()
+    try:
+        asyncio.run(asyncio.wait_for(watch(), 30))
+    finally:
+        engine.close()
+    found = "".join(sent)
+    assert MAX_UNREAD <= found.count("event: state") <= MAX_UNREAD + 2
+    assert found.count("event: state") + found.count("event: progress") == 60  # it still says how far it is
+    assert found.count("event: done") == 1
+
+
+def test_an_upload_that_breaks_off_is_no_error() -> None:
+    engine, sent = make_engine({"tiny-energy": energy_model(Parabola())}), []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    pieces = [{"type": "http.request", "body": b"abc", "more_body": True}, {"type": "http.disconnect"}]
+    headers = {"Content-Type": "image/png", "Content-Length": "100"}
+    asyncio.run(call(create_app(Settings(), engine), "/v1/energy?model=tiny-energy", pieces, headers, send))
+    assert sent[0]["status"] == 499
+
+
+def test_decoding_an_upload_waits_in_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes time, too, and a full queue refuses before it is spent."""
+    gate, begun, decode = threading.Event(), threading.Semaphore(0), serving_pictures.decode
+
+    def wait(*arguments: Any) -> Tensor:
+        begun.release()
+        gate.wait(10)
+        return decode(*arguments)
+
+    monkeypatch.setattr(serving_pictures, "decode", wait)
+    settings = Settings(port=0, batch_images=1, queue_size=1)
+    engine = make_engine({"tiny-energy": energy_model(Parabola())}, settings)
+    picture = io.BytesIO()
+    Image.new("L", (8, 8)).save(picture, "PNG")
+    with running(settings, engine) as url, ThreadPoolExecutor(2) as pool:
+
+        def ask() -> int:
+            headers = {"Content-Type": "image/png"}
+            address = f"{url}/v1/energy?model=tiny-energy"
+            return httpx.post(address, content=picture.getvalue(), headers=headers, timeout=30).status_code
+
+        first = pool.submit(ask)
+        assert begun.acquire(timeout=10)
+        second = pool.submit(ask)
+        health_until(url, lambda health: health["waiting"] == 1)
+        assert ask() == 429
+        gate.set()
+        assert (first.result(), second.result()) == (200, 200)
+
+
+def test_a_connection_that_does_not_ask_in_time_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("helpers.serving.server.HEAD_SECONDS", 0.3)
+    with running(Settings(port=0), make_engine(slow_model())) as url:
+        parts = urlsplit(url)
+        for start in (b"", b"POST /v1/im", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"):
+            with socket.create_connection((parts.hostname, parts.port), timeout=5) as connection:
+                connection.sendall(start)
+                try:
+                    while connection.recv(65536):
+                        pass  # the answer to what was whole, and then the end
+                except ConnectionResetError:
+                    pass
+        # What takes longer, once it was asked, is not cut off.
+        assert httpx.post(f"{url}/v1/images", json=SLOW | {"steps": 40}).status_code == 200
 
 
 def test_sigterm_finishes_what_has_begun() -> None:

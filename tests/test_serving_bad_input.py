@@ -24,6 +24,7 @@ from PIL import Image
 
 from helpers.serving import Settings, make_engine, running
 from helpers.serving.pictures import BadPicture, decode
+from helpers.serving.problems import MOST_ERRORS
 
 DIGITS = {"model": "digits-ddpm", "steps": 2, "seed": 5}
 TINY = {"model": "tiny-edm", "steps": 2, "seed": 5}
@@ -119,6 +120,18 @@ def test_a_wrong_class_gets_the_right_ones_said(client: httpx.Client, label: Any
         "a class out of cat, dog, emu, its number from 0 to 2, or weights of classes from 0.001 to 1000000"
     )
     assert mistake["message"].endswith(f", got {json.dumps(label)}")
+
+
+@pytest.mark.parametrize("weight", [10**400, -(10**400)], ids=["large", "negative"])
+def test_a_weight_that_no_float_holds_is_refused(client: httpx.Client, weight: int) -> None:
+    body = json.dumps(TINY | {"class": {"cat": 1}}).replace('{"cat": 1}', f'{{"cat": {weight}}}')
+    [mistake] = refused(client.post("/v1/images", content=body, headers=JSON), 422)
+    assert mistake["field"] == "class"
+
+
+def test_a_thousand_mistakes_are_not_all_explained(client: httpx.Client) -> None:
+    body = DIGITS | {f"f{k}": 0 for k in range(1000)}
+    assert len(refused(client.post("/v1/images", json=body), 422)) == MOST_ERRORS
 
 
 def test_unknown_fields_get_the_known_ones_said(client: httpx.Client) -> None:
@@ -339,6 +352,19 @@ def test_bad_pictures_are_refused(client: httpx.Client, name: str) -> None:
     assert mistake["field"] == "body"
     if name == "too many pixels":
         assert (mistake["limit"], mistake["value"]) == (10_000, 10_100)
+
+
+def test_a_jpeg_file_of_many_scans_is_refused(client: httpx.Client) -> None:
+    """A decoder goes over the whole picture for each, and one takes a few bytes."""
+    file = io.BytesIO()
+    Image.new("L", (64, 64)).save(file, "JPEG", progressive=True)
+    content = file.getvalue()
+    last = content[content.rindex(b"\xff\xda") : -2]
+    path, headers = "/v1/energy?model=tiny-energy", {"Content-Type": "image/jpeg"}
+    assert client.post(path, content=content, headers=headers).status_code == 200
+    [mistake] = refused(client.post(path, content=content[:-2] + 200 * last + content[-2:], headers=headers), 422)
+    assert (mistake["field"], mistake["limit"]) == ("body", 100)
+    assert "too many scans" in mistake["message"]
 
 
 def test_large_files_and_other_types_are_refused(client: httpx.Client) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from helpers import generation, zoo
 from helpers.langevin import langevin_dynamics
 from helpers.serving import Cancelled, Draining, Engine, Job, QueueFull, ServedModel, Shared
 from helpers.serving.drawing import draw, evaluations
+from helpers.serving.engine import _Evaluation
 from helpers.serving.schemas import Wanted
 
 CARD = zoo.card("digits-ddpm")
@@ -370,3 +372,30 @@ def test_job_threads_do_not_take_the_cores_from_the_network() -> None:
     model = model_of(Gated())
     with started(model) as engine:
         assert engine.submit(model, lambda net: torch.get_num_threads()).future.result(5) == 1
+
+
+def test_an_evaluation_that_takes_no_time_does_not_end_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a coarse clock many do; the rate must not be divided by 0."""
+    clock = types.SimpleNamespace(monotonic=lambda: 0.0, perf_counter=lambda: 0.0)
+    monkeypatch.setattr("helpers.serving.engine.time", clock)
+    model, engine = model_of(Gated()), Engine({}, threads=torch.get_num_threads())
+    job = Job(model, steps(1), lambda result: result, 1, 1)
+    one = _Evaluation(job, model.predict, (torch.zeros(1, 1),))
+    batches = iter([[one], None])
+    monkeypatch.setattr(engine, "_next_batch", lambda: next(batches))
+    engine._work()
+    assert one.done.is_set()
+    assert [float(part) for part in one.answer] == [1.0]
+
+
+def test_those_who_wait_know_how_many_are_before_them() -> None:
+    network = Gated()
+    model = model_of(network)
+    with started(model, batch_images=4) as engine:
+        network.gate.clear()
+        jobs = [engine.submit(model, steps(1)) for _ in range(6)]
+        assert [engine.before(job) for job in jobs] == [0, 0, 0, 0, 4, 5]
+        network.gate.set()
+        for job in jobs:
+            job.future.result(5)
+        assert engine.before(jobs[-1]) == 0

@@ -155,20 +155,26 @@ def transport_then_langevin(
         Shape of ``x``, without a graph.
 
     Raises:
-        ValueError: For a duration, time step or temperature that is negative or 0, or a non-finite energy.
+        ValueError: For a duration, time step or temperature that is negative or 0, a duration without a whole step, an
+            onset outside of [0, 1], or a non-finite energy.
     """
     if not (duration > 0 and time_step > 0 and temperature > 0):
         raise ValueError(
             f"expected duration, time_step and temperature > 0, got {duration}, {time_step} and {temperature}"
         )
+    if not 0 <= onset <= 1:
+        raise ValueError(f"expected onset in [0, 1], got {onset}")
+    n_steps = round(duration / time_step)
+    if n_steps < 1:
+        raise ValueError(f"expected a duration of at least one time_step, got {duration} and {time_step}")
     x = x.detach()
-    time = torch.as_tensor(start, dtype=x.dtype, device=x.device).expand(len(x)).clone()
+    begin = torch.as_tensor(start).cpu().double().expand(len(x))
     with frozen(energy):
-        for _ in range(round(duration / time_step)):
+        for k in range(n_steps):
+            time = (begin + k * time_step).to(x)
             width = (2 * time_step * walk_temperature(time, onset, temperature)).sqrt()
             xi = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
             x = x - time_step * energy_and_gradient(energy, x)[1] + expand_like(width, x) * xi
-            time += time_step
     return x
 
 
@@ -232,7 +238,7 @@ class EnergyMatching:
         return transport_then_langevin(
             energy,
             x,
-            duration=duration or self.duration,
+            duration=self.duration if duration is None else duration,
             time_step=self.time_step,
             temperature=self.temperature,
             onset=self.onset,

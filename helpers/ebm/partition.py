@@ -72,8 +72,11 @@ def log_density_quadrature(energy: Energy, x: Tensor, grid: Grid | None = None, 
         Shape (B,), float64.
 
     Raises:
-        ValueError: As :func:`log_partition_quadrature`.
+        ValueError: As :func:`log_partition_quadrature`, or for points of another dimension than the grid's.
     """
+    grid = grid or Grid()
+    if x.ndim != 2 or x.shape[1] != grid.dim:
+        raise ValueError(f"expected x of shape (B, {grid.dim}), as the grid's points, got {tuple(x.shape)}")
     return -_evaluate(energy, x) / temperature - log_partition_quadrature(energy, grid, temperature)
 
 
@@ -143,10 +146,12 @@ def _on_grid(energy: Energy, grid: Grid, temperature: float) -> Tensor:
 def _evaluate(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """``function(x)`` in pieces, asked in its own type; float64 on the CPU, shape (B,)."""
     like = parameter_like(function)
-    values = torch.cat([function(piece.to(like)) for piece in x.split(_CHUNK)])
-    if values.shape != x.shape[:1]:
-        raise ValueError(f"expected values of shape ({len(x)},), got {tuple(values.shape)}")
-    return values.double().cpu()
+    values = []
+    for piece in x.split(_CHUNK):
+        values.append(function(piece.to(like)))
+        if values[-1].shape != piece.shape[:1]:
+            raise ValueError(f"expected values of shape ({len(piece)},), got {tuple(values[-1].shape)}")
+    return torch.cat(values).double().cpu()
 
 
 def parameter_like(function: object) -> Tensor:

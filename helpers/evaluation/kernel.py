@@ -43,10 +43,12 @@ def unbiased_mmd2(x: Tensor, y: Tensor, degree: int = 3, offset: float = 1.0) ->
     Equation ``eq-kernel-distance`` of ``book/notation.md``.
 
     Raises:
-        ValueError: If a set has fewer than two rows, or the shapes do not fit.
+        ValueError: If a set has fewer than two rows, the shapes do not fit, or a feature is not finite.
     """
     if min(len(x), len(y)) < 2:
         raise ValueError(f"expected at least two images in each set, got {len(x)} and {len(y)}")
+    if not bool(x.isfinite().all() and y.isfinite().all()):
+        raise ValueError("expected finite features, got infinities or NaN: did the sampler diverge?")
     x, y = x.double(), y.double()
 
     def within(z: Tensor) -> Tensor:

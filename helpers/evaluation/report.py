@@ -125,6 +125,9 @@ def evaluate_images(
         features = load_features(reference.info["name"])
     if features.name != reference.info["name"]:
         raise ValueError(f"expected features {reference.info['name']!r}, as the reference, got {features.name!r}")
+    wanted = reference.info.get("features")
+    if wanted is not None and features.describe() != dict(wanted):
+        raise ValueError(f"expected features as the reference's, {dict(wanted)}, got {features.describe()}")
     result = evaluate_features(extract_features(features, images, batch_size), reference, protocol)
     if labels is not None:
         result["class_accuracy"] = class_accuracy(classifier or shipped_cifarnet(), images, labels, batch_size)

@@ -75,6 +75,7 @@ class ReplayBuffer:
         )
         self.chains = self._fresh(capacity, generator)
         self.ages = torch.zeros(capacity, dtype=torch.int64)
+        self._anew = torch.zeros(capacity, dtype=torch.bool)  # drawn as a new start, and not yet put back
 
     def __len__(self) -> int:
         return len(self.chains)
@@ -94,7 +95,7 @@ class ReplayBuffer:
     def draw(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Choose n different chains; restart some, and augment the others.
 
-        What is kept changes only when it is put back, but for the ages of restarted chains.
+        What is kept changes only when it is put back.
 
         Args:
             n: How many, at most the capacity.
@@ -117,7 +118,7 @@ class ReplayBuffer:
             x[~fresh] = going_on.detach().to("cpu", self.dtype)
         if fresh.any():
             x[fresh] = self._fresh(int(fresh.sum()), generator)
-            self.ages[index[fresh]] = 0
+        self._anew[index] = fresh
         return x, index
 
     def put(self, index: Tensor, x: Tensor) -> None:
@@ -142,7 +143,8 @@ class ReplayBuffer:
             raise ValueError(f"expected finite states, got {bad} of {len(x)} that are not: the chains have diverged")
         index = index.cpu()
         self.chains[index] = x
-        self.ages[index] += 1
+        self.ages[index] = torch.where(self._anew[index], 0, self.ages[index]) + 1
+        self._anew[index] = False
 
     def state_dict(self) -> dict[str, Tensor]:
         """``chains`` and ``ages``, copies; tensors only, so that any file format for weights will hold them."""
@@ -162,3 +164,4 @@ class ReplayBuffer:
                 raise ValueError(f"expected {name} of shape {tuple(value.shape)}, got {tuple(state[name].shape)}")
         self.chains = state["chains"].detach().to("cpu", self.dtype, copy=True)
         self.ages = state["ages"].detach().to("cpu", torch.int64, copy=True)
+        self._anew = torch.zeros(len(self), dtype=torch.bool)

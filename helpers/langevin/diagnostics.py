@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..energy import Energy, energy_and_gradient, frozen
+from ..energy.gradients import differentiable
 from .chains import standard_normal
 
 __all__ = ["acceptance", "autocorrelation", "effective_sample_size", "largest_stable_step", "r_hat"]
@@ -58,7 +59,8 @@ def autocorrelation(trajectory: Tensor, max_lag: int | None = None) -> Tensor:
     if not 0 <= max_lag < len(series):
         raise ValueError(f"expected max_lag from 0 to {len(series) - 1}, got {max_lag}")
     covariance = _autocovariance(series)
-    return covariance[: max_lag + 1] / covariance[0]
+    # Where nothing moves, the mean's rounding would be divided by itself.
+    return torch.where((series != series[:1]).any(0), covariance[: max_lag + 1] / covariance[0], math.nan)
 
 
 def _pooled_variance(series: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,7 +107,8 @@ def r_hat(trajectory: Tensor) -> Tensor:
         trajectory: Shape (n, B, …), n ≥ 4; each chain is cut in two, so that one alone will do.
 
     Returns:
-        One number a coordinate, the trajectory's shape without its first two axes, float64; NaN where nothing moves.
+        One number a coordinate, the trajectory's shape without its first two axes, float64; NaN where nothing moves,
+        infinite where chains do not move and are at different places.
 
     Raises:
         ValueError: For another shape.
@@ -154,6 +157,7 @@ def largest_stable_step(
 
     Raises:
         ValueError: For ``n_iterations`` below 1, an energy that is not of shape (B,) or does not depend on x.
+        TypeError: If x holds integers.
 
     Example:
         >>> steep = torch.tensor([1.0, 16.0])
@@ -162,14 +166,16 @@ def largest_stable_step(
     """
     if n_iterations < 1:
         raise ValueError(f"expected n_iterations >= 1, got {n_iterations}")
-    vector = standard_normal(x, generator)
     with frozen(energy), torch.enable_grad():
-        inside = x.detach().requires_grad_()
+        inside = differentiable(x)
+        vector = standard_normal(x, generator)
         gradient = energy_and_gradient(energy, inside, create_graph=True)[1]
         if not gradient.requires_grad:  # a linear energy
             return x.new_full(x.shape[:1], math.inf)
         for _ in range(n_iterations):
             norm = vector.flatten(1).norm(dim=1).clamp(min=torch.finfo(x.dtype).tiny)
             vector = vector / norm.reshape(-1, *[1] * (x.ndim - 1))
-            (vector,) = torch.autograd.grad(gradient, inside, vector, retain_graph=True)
+            (vector,) = torch.autograd.grad(gradient, inside, vector, retain_graph=True, allow_unused=True)
+            if vector is None:  # linear too: the gradient depends on parameters, not on x
+                return x.new_full(x.shape[:1], math.inf)
     return 4 / vector.flatten(1).norm(dim=1)

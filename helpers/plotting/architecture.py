@@ -102,6 +102,8 @@ def attention_maps(
         raise ValueError(f"expected weights of shape {(rows * columns,) * 2}, got {tuple(weights.shape)}")
     if not 1 <= len(queries) <= len(_MARKS):
         raise ValueError(f"expected 1 to {len(_MARKS)} queries, got {len(queries)}")
+    if any(not (0 <= row < rows and 0 <= column < columns) for row, column in queries):
+        raise ValueError(f"expected queries inside of {rows} × {columns}, got {list(queries)}")
     if labels and len(labels) != len(queries):
         raise ValueError(f"expected {len(queries)} labels, got {len(labels)}")
     panels = len(queries) + 1
@@ -133,8 +135,10 @@ def receptive_fields(gradients: Mapping[str, Tensor], sides: Mapping[str, int], 
         centre: (row, column) of the output in the coordinates of the input.
 
     Raises:
-        ValueError: If a gradient is not (H, W).
+        ValueError: If a gradient is not (H, W), or there is none.
     """
+    if not gradients:
+        raise ValueError("expected at least one gradient, got none")
     for gradient in gradients.values():
         _two_dims(gradient)
     colours = plt.get_cmap(SEQUENTIAL).with_extremes(bad="#D0D0D0")

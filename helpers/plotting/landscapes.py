@@ -19,6 +19,8 @@ def _above_lowest(energy: Callable[[Tensor], Tensor], extent: float, n: int) -> 
     """E minus its lowest value on the grid, shape (n, n), the second coordinate first."""
     with torch.no_grad():
         values = energy(grid_2d(extent, n)).reshape(n, n).double().cpu()
+    if not values.isfinite().any():
+        raise ValueError("expected an energy that is finite somewhere in the picture")
     return values - values[values.isfinite()].min()
 
 

@@ -8,6 +8,7 @@ import contextlib
 import importlib.util
 import ipaddress
 import json
+import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -19,6 +20,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from pydantic import BaseModel, Field
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, RedirectResponse, Response, StreamingResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
@@ -36,10 +38,13 @@ from .settings import Settings
 
 __all__ = ["create_app", "make_engine"]
 
+logger = logging.getLogger(__name__)
+
 STATIC = Path(__file__).parent / "static"
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
 ALWAYS = ("/healthz", "/readyz", "/v1/healthz", "/v1/readyz")  # for monitors, by whatever name they call
 STOPPED = "the service has stopped before the work was done"
+MAX_UNREAD = 16  # pictures of a stream that wait for whoever reads it
 QUIET_SECONDS = 15.0  # a stream that has nothing to say says so, or something between would take it for dead
 
 DESCRIPTION = """Pictures from the models of the course on diffusion and energy-based models.
@@ -142,8 +147,8 @@ def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
         "/v1/energy": (settings.max_picture_bytes, tuple(pictures.FORMATS)),
     }
     stack = [
-        Middleware(HeadAsGet),
         Middleware(Counted, metrics=metrics, paths=set(limits)),
+        Middleware(HeadAsGet),
         Middleware(SafeHeaders),
         Middleware(Interrupted),
         Middleware(HostCheck, hosts=_hosts(settings), always=ALWAYS),
@@ -267,7 +272,7 @@ def _images_router(
     )
     async def images_stream(request: Request, body: stream_body) -> Response:  # type: ignore[valid-type]
         wanted = Wanted.of(body, engine.models)
-        return _stream(engine, wanted)
+        return _stream(engine, wanted, request.scope["state"]["request_id"])
 
     return router
 
@@ -356,13 +361,21 @@ def _event(name: str, content: Mapping[str, Any]) -> str:
     return f"event: {name}\ndata: {json.dumps(content)}\n\n"
 
 
-def _stream(engine: Engine, wanted: Wanted) -> Response:
+def _stream(engine: Engine, wanted: Wanted, request_id: str) -> Response:
     loop, ready = asyncio.get_running_loop(), asyncio.Queue[tuple[str, Mapping[str, Any]]]()
     start, sent, asked, of = time.monotonic(), 0, 0, drawing.calls(wanted)
+    unread = 0  # pictures in the queue; the event loop's own
+
+    def put(name: str, content: Mapping[str, Any]) -> None:
+        nonlocal unread
+        if name == "state" and unread >= MAX_UNREAD:  # say how far it is, and keep no more pictures
+            name, content = "progress", {key: content[key] for key in ("evaluation", "of")}
+        unread += name == "state"
+        ready.put_nowait((name, content))
 
     def tell(name: str, content: Mapping[str, Any]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody listens
-            loop.call_soon_threadsafe(ready.put_nowait, (name, content))
+            loop.call_soon_threadsafe(put, name, content)
 
     def picture(made: Tensor, note: Mapping[str, Any] | None = None) -> str:
         return base64.b64encode(pictures.png_grid(made, wanted.scale, note)).decode()
@@ -389,21 +402,24 @@ def _stream(engine: Engine, wanted: Wanted) -> Response:
         error = Cancelled() if future.cancelled() else future.exception()
         if error is not None:
             stopped = isinstance(error, Cancelled)
+            if not stopped:
+                logger.error("request %s has failed", request_id, exc_info=error)
             answer = problems.problem(503, STOPPED) if stopped else problems.problem(500, "the work has failed")
             tell("problem", json.loads(answer.body))
 
-    waiting = engine.n_waiting
     job = _submit(engine, wanted, finish, watch)
-    tell("queued", {"position": 0 if job.running else waiting + 1})
+    tell("queued", {"position": engine.before(job)})
     job.future.add_done_callback(ended)
 
     async def events() -> AsyncIterator[str]:
+        nonlocal unread
         while True:
             try:
                 name, content = await asyncio.wait_for(ready.get(), QUIET_SECONDS)
             except asyncio.TimeoutError:
                 yield ": still at work\n\n"
                 continue
+            unread -= name == "state"
             yield _event(name, content)
             if name in {"done", "problem"}:
                 return
@@ -437,18 +453,23 @@ def _energy_router(engine: Engine, settings: Settings) -> APIRouter:
             there = f"models with energies: {', '.join(known) or 'none'}; others: {', '.join(others)}"
             raise ProblemError(404, f"no energy of this name ({there})", field="model", limit=known, value=model)
         media_type = request.headers["content-type"].split(";")[0].strip().lower()
-        served, content = engine.models[model], await request.body()
+        served = engine.models[model]
+
+        def measure(network: Shared) -> float | pictures.BadPicture:
+            # Decoding costs time too, so it waits in the same queue.
+            try:
+                x = pictures.decode(content, media_type, served.shape, settings.max_picture_pixels)
+            except pictures.BadPicture as error:
+                return error
+            return float(network(x))
+
         try:
-            x = await asyncio.to_thread(pictures.decode, content, media_type, served.shape, settings.max_picture_pixels)
-        except pictures.BadPicture as error:
-            raise ProblemError(
-                422, f"expected a picture: {error}", field="body", limit=error.limit, value=error.value
-            ) from error
-        job = engine.submit(served, lambda network: float(network(x)))
-        try:
-            value = await _result(engine, job, request)
-        except ClientGone:
+            content = await request.body()
+            value = await _result(engine, engine.submit(served, measure), request)
+        except (ClientDisconnect, ClientGone):
             return Response(status_code=499)  # type: ignore[return-value]
+        if isinstance(value, pictures.BadPicture):
+            raise ProblemError(422, f"expected a picture: {value}", field="body", limit=value.limit, value=value.value)
         return schemas.Energy(model=model, energy=value, percentile=percentile(served.card, value))
 
     return router

@@ -19,7 +19,6 @@ first served. Threads, not tasks: the event loop never waits for a network.
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import threading
 import time
@@ -36,8 +35,6 @@ from .catalogue import ServedModel
 from .metrics import Metrics
 
 __all__ = ["Cancelled", "Draining", "Engine", "Job", "QueueFull", "Shared"]
-
-logger = logging.getLogger(__name__)
 
 ENCODERS = 2  # threads beside those that sample: a finished request is written out while the next one samples
 
@@ -281,6 +278,11 @@ class Engine:
             self._begin_waiting()
         return job
 
+    def before(self, job: Job) -> int:
+        """How many jobs sample, or wait before this one; 0 if it has begun."""
+        with self._changed:
+            return len(self._sampling) + self._waiting.index(job) if job in self._waiting else 0
+
     def cancel(self, job: Job) -> None:
         """Let go of a job: at once if it waits, at its next evaluation if it runs; no effect if it is done."""
         with self._changed:
@@ -403,13 +405,14 @@ class Engine:
         """In the one thread that evaluates networks."""
         torch.set_num_threads(self._threads)
         while (batch := self._next_batch()) is not None:
-            start = time.monotonic()
+            start = time.perf_counter()
             try:
                 self._evaluate(batch)
             except BaseException as error:  # the waiting jobs are told, and the thread goes on
                 for evaluation in batch:
                     evaluation.error = error
-            n, seconds = sum(len(e.inputs[0]) for e in batch), time.monotonic() - start
+            # A coarse clock may not have moved.
+            n, seconds = sum(len(e.inputs[0]) for e in batch), max(time.perf_counter() - start, 1e-9)
             self._rate = n / seconds if not self._rate else 0.95 * self._rate + 0.05 * n / seconds
             self.metrics.batch.observe(n)
             self.metrics.evaluation.labels(batch[0].job.model.name).observe(seconds)

@@ -6,6 +6,7 @@ A body is measured before it is read: by its Content-Length where there is one, 
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -17,6 +18,8 @@ from .metrics import Metrics
 from .problems import LONGEST, ProblemError, problem
 
 __all__ = ["BodyLimit", "Counted", "HeadAsGet", "HostCheck", "Interrupted", "SafeHeaders"]
+
+logger = logging.getLogger(__name__)
 
 PAGE_POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
@@ -75,14 +78,22 @@ class HeadAsGet(_Middleware):
         async def without_body(message: Message) -> None:
             await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
 
-        await self.app({**scope, "method": "GET"}, receive, without_body)
+        inner = {**scope, "method": "GET"}
+        try:
+            await self.app(inner, receive, without_body)
+        finally:
+            if "route" in inner:  # for those who count
+                scope["route"] = inner["route"]
 
 
 class Interrupted(_Middleware):
-    """Says so to whoever is still being served when the server breaks off the last requests."""
+    """Says so to whoever is being served when the server breaks off the last requests, or when the service fails.
+
+    Starlette would answer for a failure outside of all that stands before the app: without an id, headers or a count.
+    """
 
     async def http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 503 in place of a task that was cancelled."""
+        """Answer 503 in place of a task that was cancelled, and 500 in place of an error that nobody foresaw."""
         begun = False
 
         async def noting(message: Message) -> None:
@@ -96,6 +107,11 @@ class Interrupted(_Middleware):
             if not begun:
                 answer = problem(503, "the service has stopped", headers={"Retry-After": "5", "Connection": "close"})
                 await answer(scope, receive, send)
+        except Exception:
+            logger.exception("request %s has failed", scope["state"]["request_id"])
+            if begun:
+                raise  # the connection breaks off, so that nobody takes the answer for whole
+            await problem(500, "the mistake has been written down, under the request's id")(scope, receive, send)
 
 
 class Counted(_Middleware):

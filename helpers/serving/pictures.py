@@ -25,6 +25,9 @@ __all__ = ["FORMATS", "BadPicture", "decode", "png_grid", "pngs", "zip_of_pngs"]
 FORMATS = {"image/png": "PNG", "image/jpeg": "JPEG"}
 """Media types that can be uploaded, and Pillow's names of them."""
 
+MAX_SCANS = 100
+"""Of a JPEG file. A decoder goes over the whole picture once a scan; usual files have one to ten."""
+
 MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}  # 8 bits a channel at most
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the same pictures make the same file
 
@@ -55,9 +58,12 @@ def decode(content: bytes, media_type: str, shape: Sequence[int], max_pixels: in
         Shape (1, C, H, W), float32.
 
     Raises:
-        BadPicture: If it is another format, damaged, or too large.
+        BadPicture: If it is another format, damaged, too large, or made to keep a decoder busy.
     """
     kind = FORMATS[media_type]
+    # Within a scan 0xFF is always followed by 0 or by a restart marker.
+    if kind == "JPEG" and (scans := content.count(b"\xff\xda")) > MAX_SCANS:
+        raise BadPicture("too many scans", MAX_SCANS, scans)
     try:
         with Image.open(io.BytesIO(content), formats=[kind]) as picture:
             if picture.width * picture.height > max_pixels:

@@ -22,6 +22,7 @@ __all__ = ["MEDIA_TYPE", "ProblemError", "install", "problem", "responses"]
 
 MEDIA_TYPE = "application/problem+json"
 LONGEST = 120
+MOST_ERRORS = 20  # that are explained of one request
 
 TITLES = {
     400: "The request cannot be read",
@@ -186,7 +187,7 @@ def _kind_of(value: Any) -> str:
 
 
 def install(app: FastAPI, known: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
-    """Make an app answer every error with problem+json.
+    """Make an app answer every error that it foresees with problem+json; others are for ``guards.Interrupted``.
 
     Args:
         app: The app.
@@ -194,8 +195,9 @@ def install(app: FastAPI, known: Mapping[str, Mapping[str, Sequence[str]]]) -> N
     """
 
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        errors = [_explained(one, known.get(request.url.path, {})) for one in error.errors()]
-        status = 400 if any(one["type"] == "json_invalid" for one in error.errors()) else 422
+        found = error.errors()
+        errors = [_explained(one, known.get(request.url.path, {})) for one in found[:MOST_ERRORS]]
+        status = 400 if any(one["type"] == "json_invalid" for one in found) else 422
         first = errors[0]
         return problem(status, f"{first['field']}: {first['message']}", errors)
 
@@ -227,11 +229,7 @@ def install(app: FastAPI, known: Mapping[str, Mapping[str, Sequence[str]]]) -> N
     async def draining(request: Request, error: Draining) -> Response:
         return problem(503, "the service is about to stop", headers={"Retry-After": "5", "Connection": "close"})
 
-    async def unexpected(request: Request, error: Exception) -> Response:
-        return problem(500, "the mistake has been written down, under the request's id")
-
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(QueueFull, full)
     app.add_exception_handler(Draining, draining)
-    app.add_exception_handler(Exception, unexpected)

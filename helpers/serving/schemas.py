@@ -7,7 +7,6 @@ not a number.
 
 from __future__ import annotations
 
-import math
 import re
 import secrets
 from collections.abc import Mapping, Sequence
@@ -151,7 +150,7 @@ def _class_field(classes: Sequence[str]) -> tuple[Any, Any]:
     def is_weight(item: tuple[Any, Any]) -> bool:
         name, weight = item
         number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        return name in classes and number and math.isfinite(weight) and MIN_WEIGHT <= weight <= MAX_WEIGHT
+        return name in classes and number and MIN_WEIGHT <= weight <= MAX_WEIGHT
 
     weight = {"type": "number", "minimum": MIN_WEIGHT, "maximum": MAX_WEIGHT}
     schema = {

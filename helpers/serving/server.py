@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .app import create_app
 from .catalogue import names_in
@@ -24,8 +25,47 @@ __all__ = ["Server", "running", "serve"]
 
 MARGIN_SECONDS = 5.0  # for the last answers to go out, when work has been cancelled
 HURRY_SECONDS = 1.0  # the same, when it shall end at once
+HEAD_SECONDS = 40.0  # until a request has come as far as its body; more than a connection is kept alive for
 INTERRUPTED = 130  # exit code
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # addresses that are all addresses, and one that can be opened
+
+
+class _InTime(H11Protocol):
+    """Ends a connection whose next request does not come in time, as far as its body, which has a time of its own."""
+
+    watch: asyncio.TimerHandle | None = None
+
+    def _watch(self) -> None:
+        idle = self.cycle is None or self.cycle.response_complete
+        if idle and self.watch is None:
+            self.watch = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+        elif not idle:
+            self._forget()
+
+    def _forget(self) -> None:
+        if self.watch is not None:
+            self.watch.cancel()
+            self.watch = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """The first request is waited for."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Whether this was the rest of a head is for h11 to say."""
+        super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        """The next request is waited for."""
+        super().on_response_complete()
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is waited for."""
+        self._forget()
+        super().connection_lost(exc)
 
 
 class Server(uvicorn.Server):
@@ -56,6 +96,7 @@ class Server(uvicorn.Server):
                 log_level="warning",
                 access_log=False,
                 server_header=False,
+                http=_InTime,
                 timeout_keep_alive=30,  # longer than clients usually keep a connection, so that they close it first
                 # Past this uvicorn would break connections off. Who still sends a body has had its time by then.
                 timeout_graceful_shutdown=math.ceil(
