@@ -1,8 +1,8 @@
-# `make help` lists what can be made. Needs make and Python >= 3.10; everything else is installed into $(VENV).
+# `make help` lists what can be made. Needs make and Python >= 3.11; everything else is installed into $(VENV).
 VENV ?= .venv
 # The first Python that is new enough; choose another with `make book PYTHON=/path/to/python`.
-PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python3.10 python; do \
-	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && command -v "$$p" && break; done)
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v "$$p" && break; done)
 # Jobs that the tests run at once; each runs whole files, so that a notebook stays in one kernel.
 JOBS ?= 2
 # What `make refresh` runs.
@@ -59,8 +59,8 @@ clean: ## remove what was built; the virtual environment stays
 	rm -rf _build .pytest_cache .ruff_cache
 
 $(READY): pyproject.toml
-	@test -n "$(PYTHON)" && "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-		{ echo "Python 3.10 or newer is needed, and $(or $(PYTHON),no python on the PATH) is not that. Install one, or name it: make book PYTHON=/path/to/python" >&2; exit 1; }
+	@test -n "$(PYTHON)" && "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed, and $(or $(PYTHON),no python on the PATH) is not that. Install one, or name it: make book PYTHON=/path/to/python" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
 	"$(PYTHON)" -m venv "$(VENV)"

@@ -10,7 +10,7 @@ import math
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +168,7 @@ def _settings(pairs: Sequence[str]) -> dict[str, Any]:
             settings[name] = ast.literal_eval(
                 {"true": "True", "false": "False", "none": "None"}.get(value.lower(), value)
             )
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError):
             settings[name] = value
     return settings
 
@@ -236,16 +236,16 @@ def _check_pixels(options: argparse.Namespace, card: dict[str, Any]) -> None:
         raise ValueError(f"expected at most {PIXELS:,} pixels, got {pixels:,}: lower --scale or --n")
 
 
-def _check_out(out: Path) -> None:
+def _check_out(out: Path, option: str = "--out") -> None:
     """Refuse a file that could not be written, and make its folder if it is missing."""
     if out.is_dir():
-        raise ValueError(f"expected --out to be a file, got the folder {out}")
+        raise ValueError(f"expected {option} to be a file, got the folder {out}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=out.parent, prefix=f".{out.name}."):
             pass
     except OSError as error:
-        raise ValueError(f"expected --out to be a file that can be written, got {out} ({error.strerror})") from error
+        raise ValueError(f"expected {option} to be a file that can be written, got {out} ({error.strerror})") from error
 
 
 def _class_number(label: str | None, card: dict[str, Any]) -> int | None:
@@ -323,7 +323,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     spaces = {name: (evaluation.load_reference(name), evaluation.load_features(name)) for name in options.features}
     if options.out is not None:
         _check_out(options.out)
-    about = {key: card[key] for key in ("name", "sha256", "images_seen", "minutes", "parameters")}
+    about = {key: card.get(key) for key in ("name", "sha256", "images_seen", "minutes", "parameters")}
     settings = {
         "n": options.n,
         "steps": options.steps,
@@ -417,20 +417,35 @@ def _grade(options: argparse.Namespace) -> int:
     limits = {"seconds": options.seconds, "memory": options.memory}
     if not teaching.memory_is_limited():
         print("note: this system cannot limit a process's memory; --memory has no effect", file=sys.stderr)
-    reports = []
-    for path in paths:
-        reports.append(teaching.grade(path, lessons, **limits))
-        print(teaching.as_text(reports[-1:]), flush=True)
+    for option in ("csv", "json"):
+        if (file := getattr(options, option)) is not None:
+            _check_out(file, f"--{option}")
+    reports: list[teaching.Report] = []
+    try:
+        for path in paths:
+            reports.append(teaching.grade(path, lessons, **limits))
+            print(teaching.as_text(reports[-1:]), flush=True)
+    except KeyboardInterrupt as error:
+        if reports:
+            _store_marks(options, reports, limits)
+        raise KeyboardInterrupt(f"{len(reports)} of {len(paths)} notebooks were graded") from error
     if len(reports) > 1:
         print(teaching.as_overview(reports))
+    _store_marks(options, reports, limits)
+    return int(any(report.problem for report in reports))
+
+
+def _store_marks(
+    options: argparse.Namespace, reports: Sequence[teaching.Report], limits: Mapping[str, float | int]
+) -> None:
+    """Write the files that were asked for."""
     for file, content in (
         (options.csv, "\ufeff" + teaching.as_csv(reports)),  # the mark tells spreadsheets that it is UTF-8
         (options.json, teaching.as_json(reports, **limits)),
     ):
         if file is not None:
-            training.write_atomically(file, content.encode())
+            training.write_atomically(file, content.encode("utf-8", "backslashreplace"))
             print(f"wrote {file}")
-    return int(any(report.problem for report in reports))
 
 
 def _student(options: argparse.Namespace) -> None:
@@ -458,6 +473,8 @@ def _left(options: argparse.Namespace) -> str:
     folder = options.out / options.name if options.command == "train" else None
     if folder is not None and (folder / "checkpoint.safetensors").exists():
         return f"the state is kept in {folder}, and the same command goes on"
+    if options.command == "student" and options.out.exists() and any(options.out.iterdir()):
+        return f"{options.out} holds a part: remove it and start anew"
     return "nothing was written"
 
 
@@ -468,6 +485,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0; 2 after a message about wrong input; 1 if training diverged or a notebook could not be graded;
         130 if it was interrupted.
     """
+    for stream in (sys.stdout, sys.stderr):  # of a console that has not all letters, or a learner who wrote others
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     try:
         if options.command == "train":

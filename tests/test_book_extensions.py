@@ -243,4 +243,4 @@ def test_hash_of_code_is_the_measurements(
 
 def test_address_of_the_pages_follows_from_the_repository(extension: Callable[[str], ModuleType]) -> None:
     owner, name = REPOSITORY.rstrip("/").split("/")[-2:]
-    assert extension("sharing").address_of(REPOSITORY) == f"https://{owner}.github.io/{name}/"
+    assert extension("sharing").address_of(REPOSITORY) == f"https://{owner.lower()}.github.io/{name}/"

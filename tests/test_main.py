@@ -505,6 +505,7 @@ def test_the_commands_of_shipped_cards_name_the_settings_of_their_trainings(name
         (["--set", "n_steps"], "expected --set SETTING=VALUE, got 'n_steps'"),
         (["--set", "steps=3"], "expected a setting out of n_steps, batch_size"),
         (["--set", "n_steps=0"], "expected n_steps to be an integer >= 1, got 0"),
+        (["--set", "betas={[]:1}"], "betas"),
         (["--set", "precision=half"], "expected precision 'float32' or 'bfloat16', got 'half'"),
         (["--size", "30"], "expected --size divisible by 4, got 30"),
         (["--images", "x"], "digits-classifier has data of its own"),
@@ -576,6 +577,13 @@ def test_arguments_that_cannot_be_read_exit_with_2(
         main(arguments)
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_every_option_has_an_explanation() -> None:
+    [commands] = [action for action in command_line._parser()._actions if isinstance(action.choices, dict)]
+    for name, parser in commands.choices.items():
+        for action in parser._actions:
+            assert action.help or not action.option_strings, f"{name}: {action.dest}"
 
 
 @pytest.mark.parametrize("command", [[], ["train"], ["sample"], ["describe"]])

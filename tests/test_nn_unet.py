@@ -234,7 +234,7 @@ class TestRefuses:
             SimpleUNet(time_emb_dim=15)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("time", [torch.int64, torch.float32, torch.float64])
 def test_times_of_any_type_fit_networks_of_any_type(dtype: torch.dtype, time: torch.dtype) -> None:
     network, x = SimpleUNet(1, 1, 16, 8).to(dtype), torch.zeros(2, 1, 8, 8, dtype=dtype)

@@ -20,7 +20,7 @@ from PIL import Image
 
 DESKTOP = {"width": 1280, "height": 900}
 OWNER, NAME = urlsplit(REPOSITORY).path.strip("/").split("/")
-ADDRESS = f"https://{OWNER}.github.io/{NAME}/"
+ADDRESS = f"https://{OWNER.lower()}.github.io/{NAME}/"
 MEGABYTE = 1_000_000
 AS_SENT, ON_DISK = 3 * MEGABYTE, 5 * MEGABYTE
 """Budgets for a page with all that it loads: as a web server sends it (text compressed), and as it lies on the disk.

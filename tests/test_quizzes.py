@@ -441,6 +441,17 @@ def test_numbers_may_be_written_in_many_ways(browser: Any, tmp_path: Path) -> No
         read = "texts => texts.map(Course.parseNumber)"
         assert page.evaluate(read, list(ways)) == list(ways.values())
         assert all(math.isnan(x) for x in page.evaluate(read, ["", "two", "1/0", "1/2/3", "0x10", "1 2", "Infinity"]))
+        assert page.evaluate(read, ["1,5/2,5"]) == [0.6]
+
+
+@pytest.mark.browser
+def test_thousands_may_be_set_apart(browser: Any, tmp_path: Path) -> None:
+    """As the course writes them; and a comma may still be that of decimals."""
+    with watched(browser) as page:
+        page.goto(write_quiz_page(2, tmp_path / "quiz.html"))
+        for given in ("73,856", "73 856", "73\u202f856", "73856"):
+            assert page.locator("[id='quiz-2-parameters']").evaluate(REPLY, given)[0] == "right", given
+        assert page.locator("[id='quiz-2-parameters']").evaluate(REPLY, "73,8")[0] == "wrong"
 
 
 @pytest.mark.browser

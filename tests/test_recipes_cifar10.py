@@ -124,6 +124,17 @@ def test_a_warm_start_takes_raw_weights_average_and_count(name: str, tmp_path: P
     assert third["images_seen"] == 64
 
 
+@each_recipe
+def test_a_warm_start_goes_on_from_the_average(name: str, tmp_path: Path) -> None:
+    """Fewer steps than the average waits for leave it as it was, bit for bit."""
+    first = run(name, tmp_path / "first")
+    second = run(name, tmp_path / "second", {**SHORT, "ema_every": 8}, start=first)
+    before, after = load_file(first), load_file(second)
+    assert before.keys() == after.keys()
+    for key, value in before.items():
+        assert torch.equal(after[key], value), key
+
+
 def test_weights_without_the_raw_ones_will_do_for_a_start(tmp_path: Path) -> None:
     first = run("cifar10-edm", tmp_path / "first")
     for file in (first.parent / "raw").iterdir():
@@ -176,10 +187,11 @@ def test_more_steps_and_another_decay_go_on_from_the_same_checkpoint(tmp_path: P
     assert [json.loads(line)["step"] for line in log] == [4, 6]
 
 
-def test_a_preview_is_drawn_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@each_recipe
+def test_a_preview_is_drawn_on_the_way(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_pictures, "PREVIEW_EVERY", 2)
-    run("cifar10-edm", tmp_path)
-    previews = sorted(path.name for path in (tmp_path / "cifar10-edm").glob("*.png"))
+    run(name, tmp_path)
+    previews = sorted(path.name for path in (tmp_path / name).glob("*.png"))
     assert previews == ["samples-0000002.png", "samples-0000004.png"]
 
 
@@ -235,10 +247,11 @@ def test_a_size_without_pictures_is_refused(tmp_path: Path) -> None:
 
 
 def test_pictures_of_a_folder_are_never_floats_all_at_once(tmp_path: Path, pictures: Path) -> None:
+    config = recipes.RECIPES["cifar10-edm"].config
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "from_uint8", None)
         patch.setattr(data.folder, "from_uint8", None)
-        examples = _pictures.examples_of(recipes.Job(tmp_path, images=pictures, size=24), 3)
+        examples = _pictures.examples_of(recipes.Job(tmp_path, images=pictures, size=24), 3, config)
     assert torch.equal(examples.images, data.to_uint8(data.image_folder(pictures, 24)))
     digest = hashlib.sha256(examples.images.numpy().tobytes()).hexdigest()
     assert examples.words == f"6 pictures of a folder, at 24×24; SHA-256 {digest}"
@@ -254,6 +267,59 @@ def test_raw_weights_of_another_training_are_refused(tmp_path: Path) -> None:
         shutil.copy(file, first.parent / "raw")
     with pytest.raises(ValueError, match=r"expected .*raw.* same training as .*, got another images_seen and config: "):
         run("cifar10-edm", tmp_path / "second", SHORT, start=first)
+
+
+def test_raw_weights_of_other_pictures_are_refused(tmp_path: Path, pictures: Path) -> None:
+    first = run("cifar10-edm", tmp_path / "first", {"batch_size": 6}, images=pictures)
+    shutil.copytree(pictures, tmp_path / "less")
+    next((tmp_path / "less").rglob("*.png")).unlink()
+    other = run("cifar10-edm", tmp_path / "other", {"batch_size": 6}, images=tmp_path / "less")
+    for file in (other.parent / "raw").iterdir():
+        shutil.copy(file, first.parent / "raw")
+    with pytest.raises(ValueError, match=r"same training as .*, got another data"):
+        run("cifar10-edm", tmp_path / "second", {**SHORT, "batch_size": 6}, start=first, images=pictures)
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_batches_lie_in_memory_as_the_network_wants_them(last: bool) -> None:
+    config = replace(recipes.RECIPES["cifar10-ddpm"].config, channels_last=last)
+    examples = _pictures.examples_of(recipes.Job(Path()), 3, config)
+    images, _ = examples.batch(torch.arange(8), torch.Generator().manual_seed(0), torch.device("cpu"))
+    assert images.is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+def test_pictures_that_go_while_an_energy_is_trained_are_not_read_again(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = training.train
+
+    def remove_pictures(*given: Any, **options: Any) -> Any:
+        result = train(*given, **options)
+        shutil.rmtree(pictures)
+        return result
+
+    monkeypatch.setattr(training, "train", remove_pictures)
+    assert run("cifar10-energy", tmp_path / "out", {"batch_size": 6}, images=pictures).exists()
+
+
+def test_the_card_names_the_changed_settings(tmp_path: Path) -> None:
+    words = card_of(run("cifar10-edm", tmp_path))["command"].split()
+    assert words[:5] == ["python", "-m", "helpers", "train", "cifar10-edm"]
+    assert words[5:] == [word for key, value in CHANGES.items() for word in ("--set", f"{key}={value}")]
+
+
+def test_weights_beyond_half_precision_are_stored_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = training.train
+
+    def enlarge(*given: Any, **options: Any) -> Any:
+        result = train(*given, **options)
+        with torch.no_grad():
+            next(result.model.parameters())[0] = 1e5
+        return result
+
+    monkeypatch.setattr(training, "train", enlarge)
+    values = load_file(run("cifar10-edm", tmp_path)).values()
+    assert {value.dtype for value in values} == {torch.float32}
 
 
 @pytest.mark.parametrize("missing", ["images_seen", "minutes", "config", "command"])
@@ -320,7 +386,7 @@ def test_a_checkpoint_that_knows_the_hash_of_its_start_alone_finds_it_among_the_
 def _forget_origin(checkpoint: Path) -> None:
     with safe_open(checkpoint, "pt") as file:
         state = json.loads(file.metadata()["state"])
-    del state["origin"]
+    del state["origin"], state["state_checksum"]
     save_file(load_file(checkpoint), checkpoint, {"state": json.dumps(state)})
 
 
@@ -375,6 +441,16 @@ def test_chains_go_on_where_they_were_and_their_energies_are_logged(tmp_path: Pa
     first = model(data.from_uint8(data.cifar10().train[: len(energies)])).double()
     seen = torch.tensor(card["energy_quantiles_train"], dtype=torch.float64)
     torch.testing.assert_close(seen[[0, -1]], torch.stack([first.min(), first.max()]), rtol=1e-2, atol=1e-5)
+
+
+def test_a_finished_energy_writes_the_same_card_again(tmp_path: Path) -> None:
+    first = card_of(run("cifar10-ebm", tmp_path))["metrics"]
+    assert card_of(run("cifar10-ebm", tmp_path))["metrics"] == first
+
+
+def test_chains_that_diverge_are_a_training_that_diverges(tmp_path: Path) -> None:
+    with pytest.raises(TrainingDiverged, match="lower the learning rate"):
+        run("cifar10-ebm", tmp_path, {"learning_rate": 1e30, "grad_clip": None, "warmup_steps": 0})
 
 
 def test_a_small_energy_takes_pictures_of_its_own_size_only(tmp_path: Path, pictures: Path) -> None:

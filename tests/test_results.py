@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from _notebooks import ROOT
 
@@ -15,8 +13,8 @@ LOGS = sorted(path.stem for path in (ROOT / "helpers" / "results" / "logs").glob
 @pytest.mark.parametrize("name", results.names())
 def test_results_are_json_that_says_what_was_measured_and_how(name: str) -> None:
     stored = results.load(name)
-    assert json.loads((ROOT / "helpers" / "results" / f"{name}.json").read_text("utf-8")) == stored
     assert {"benchmark", "settings"} <= set(stored)
+    assert stored["settings"]
 
 
 def test_unknown_names_list_the_known_ones() -> None:
@@ -31,5 +29,8 @@ def test_a_log_runs_forward_and_belongs_to_weights(name: str) -> None:
     log = results.log(name)
     steps = [entry["step"] for entry in log]
     assert steps == sorted(set(steps))
-    assert {"step", "images", "loss", "grad_norm", "learning_rate", "seconds"} <= set(log[0])
-    assert zoo.card(name)["images_seen"] >= log[-1]["images"]
+    for entry in log:
+        assert {"step", "images", "loss", "grad_norm", "learning_rate", "seconds"} <= set(entry)
+    card = zoo.card(name)
+    before = card.get("went_on_from", [{"images_seen": 0}])[-1]["images_seen"]
+    assert card["images_seen"] == before + log[-1]["images"]

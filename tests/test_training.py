@@ -369,6 +369,28 @@ def test_parts_of_a_batch_add_up_to_the_whole(n_parts: int) -> None:
     torch.testing.assert_close(flat(parts.model), flat(whole.model), rtol=1e-10, atol=1e-12)
 
 
+def test_dropout_does_not_draw_the_numbers_of_the_loss() -> None:
+    with training.loop.Stream(7).active(torch.device("cpu")) as generator:
+        assert not torch.isin(torch.randn(64, generator=generator), torch.randn(64)).any()
+
+
+def test_on_another_device_dropout_is_seeded_from_each_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = []
+    monkeypatch.setattr(torch.mps, "manual_seed", seeds.append)
+    streams = [training.loop.Stream(seed) for seed in (0, 1)]
+
+    def use(stream: training.loop.Stream) -> int:
+        with stream.active(torch.device("mps")):
+            pass
+        return seeds[-1]
+
+    assert len({use(stream) for stream in streams * 2}) == 4
+    state = streams[0].state()
+    following = use(streams[0])
+    streams[0].restore(state)
+    assert use(streams[0]) == following
+
+
 def test_each_part_has_random_numbers_of_its_own() -> None:
     drawn: list[Tensor] = []
 
@@ -390,6 +412,8 @@ def test_fast_options_change_the_numbers_little(name: str) -> None:
     assert fast.losses == pytest.approx(plain.losses, rel=0.02 if name == "bfloat16" else 1e-5)
     if name == "bfloat16":
         assert fast.losses != plain.losses  # it was at work
+    if name == "fused":
+        assert training.optimizers.optimizer_of(model, config(fused=True)).param_groups[0]["fused"] is True
     assert all(p.dtype == torch.float32 for p in fast.model.parameters())
 
 
@@ -699,6 +723,49 @@ def test_an_interrupted_save_keeps_the_old_checkpoint(
     assert load_checkpoint(path, {"model": loaded})["version"] == 1
     assert torch.equal(flat(loaded), flat(model))
     assert len(list(tmp_path.iterdir())) == 2  # no litter
+
+
+def test_a_second_rename_that_fails_puts_the_first_file_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows while somebody reads the card."""
+    path, model = saved(tmp_path, version=1)
+    calls, replace = [], os.replace
+
+    def second_fails(source: object, target: object) -> None:
+        calls.append(target)
+        if len(calls) == 2:
+            raise PermissionError(13, "Permission denied", str(target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", second_fails)
+    with pytest.raises(PermissionError):
+        save_checkpoint(path, {"model": network(9)}, {"version": 2})
+    loaded = network(0)
+    assert load_checkpoint(path, {"model": loaded})["version"] == 1
+    assert torch.equal(flat(loaded), flat(model))
+    assert len(list(tmp_path.iterdir())) == 2
+    calls.clear()
+    with pytest.raises(PermissionError):
+        save_checkpoint(tmp_path / "new.safetensors", {"model": network(9)}, {})
+    assert len(list(tmp_path.iterdir())) == 2  # where nothing was before, nothing is
+
+
+def test_what_killed_writers_left_is_removed_when_it_is_old(tmp_path: Path) -> None:
+    path, _ = saved(tmp_path)
+    old, new = tmp_path / f".{path.name}.old", tmp_path / f".{path.name}.new"
+    for file in (old, new):
+        file.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    saved(tmp_path)
+    assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_a_weight_that_half_precision_cannot_hold_is_refused(tmp_path: Path) -> None:
+    model = nn.Linear(2, 1)
+    with torch.no_grad():
+        model.weight[0, 1] = 1e5
+    with pytest.raises(ValueError, match=r"model\.weight within the range of torch\.float16, got up to 100000"):
+        save_checkpoint(tmp_path / "m.safetensors", {"model": model}, {}, torch.float16)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_save_replaces_both_files(tmp_path: Path) -> None:

@@ -230,6 +230,7 @@ assert (engine.num_processes, engine.device.type, engine.is_main_process) == (1,
 training.accelerator(cpu=True), training.accelerator()  # as often as one likes
 a, b = trained(), trained(engine=engine)
 assert a.losses == b.losses and torch.equal(flat(a.model), flat(b.model)) and torch.equal(flat(a.ema), flat(b.ema))
+assert a.grad_norms == b.grad_norms
 """
 
 
@@ -238,9 +239,17 @@ def test_an_accelerator_of_one_process_changes_no_bit() -> None:
     here = Path(__file__).parent
     done = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", "-c", ALONE],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{here}{os.pathsep}{here.parent}"},
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        env=os.environ
+        | {
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": f"{here}{os.pathsep}{here.parent}",
+            "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4",  # which would divide every gradient
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-4000:]
 
 

@@ -166,10 +166,41 @@ def test_what_a_loss_remembers_goes_on_too(tmp_path: Path) -> None:
     assert result.losses == whole.losses
 
 
-def test_a_loss_that_remembers_needs_one_process(tmp_path: Path) -> None:
-    class TwoProcesses(training.loop.SingleProcess):
-        num_processes = 2
+class Late(Remembering):
+    """One whose state appears when it is first called."""
 
+    def __init__(self) -> None:
+        self.mean = None
+
+    def __call__(self, model: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
+        if self.mean is None:
+            self.mean = torch.zeros(3, 4, 4)
+        return super().__call__(model, x, generator)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {} if self.mean is None else super().state_dict()
+
+
+def test_a_state_that_appears_late_goes_on_too_and_a_loss_without_it_is_refused(tmp_path: Path) -> None:
+    whole = train(network(), Late(), IMAGES, config(), progress=False)
+    train(network(), Late(), IMAGES, config(n_steps=4), run=Run(tmp_path), progress=False)
+    wrapped = Late()
+    with pytest.raises(ValueError, match=r"what a loss remembers \(loss.mean\).*got function; .* not wrapped"):
+        train(network(), lambda *given: wrapped(*given), IMAGES, config(), run=Run(tmp_path), progress=False)
+    result = train(network(), Late(), IMAGES, config(), run=Run(tmp_path), progress=False)
+    assert result.losses == whole.losses
+
+
+class TwoProcesses(training.loop.SingleProcess):
+    num_processes = 2
+
+
+def test_a_network_with_running_averages_needs_one_process() -> None:
+    with pytest.raises(ValueError, match="expected one process for a network with running averages, got 2"):
+        train(network(), loss, IMAGES, config(n_parts=2), accelerator=TwoProcesses(), progress=False)
+
+
+def test_a_loss_that_remembers_needs_one_process(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected one process for a loss with a state of its own, got 2"):
         train(network(), Remembering(), IMAGES, config(n_parts=2), accelerator=TwoProcesses(), progress=False)
 
@@ -299,6 +330,18 @@ def test_where_nothing_can_be_locked_it_trains_all_the_same(tmp_path: Path, monk
     assert len(session(tmp_path).losses) == 10
 
 
+def test_a_folder_that_one_may_not_lock_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else may be training there, under another account."""
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(training.run.FileLock, "acquire", denied)
+    with pytest.raises(ValueError, match=r"expected to be allowed to lock .*\.lock, got Permission denied"):
+        session(tmp_path)
+    assert files_in(tmp_path) == []
+
+
 # ── stops ─────────────────────────────────────────────────────────────────
 
 
@@ -336,6 +379,16 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path: Path, first: int) -> None:
         session(tmp_path, callback=stop)
     assert seen == ["after the first"]
     assert kept(tmp_path)[1]["step"] == 3
+
+
+def test_ctrl_c_is_not_for_what_ignores_it(tmp_path: Path) -> None:
+    """As a shell has it for what it starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        result = session(tmp_path, callback=lambda step, result: os.kill(os.getpid(), signal.SIGINT))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(result.losses) == 10
 
 
 def test_without_a_folder_ctrl_c_does_what_it_always_does() -> None:
@@ -500,6 +553,10 @@ def _flip(content: bytes) -> bytes:
         (lambda content: content[:100], "is damaged or no checkpoint"),
         (lambda content: b"PK\x03\x04" + content, "is damaged or no checkpoint"),
         (_flip, r"is damaged \(its checksum differs\)"),
+        (
+            lambda content: content.replace(b'\\"step\\": 2', b'\\"step\\": 3'),
+            r"is damaged or no checkpoint \(the checksum of its state differs\)",
+        ),
         (lambda content: safetensors.torch.save({"a": torch.ones(1)}), "is damaged or no checkpoint .*'state'"),
         (lambda content: safetensors.torch.save({"a": torch.ones(1)}, {"state": "3"}), "is damaged or no checkpoint"),
         (lambda content: safetensors.torch.save({"a": torch.ones(1)}, {"state": "{"}), "is damaged or no checkpoint"),
@@ -542,18 +599,36 @@ def test_another_training_is_refused_by_what_differs(tmp_path: Path) -> None:
         ({"n_parts": 2}, r"n_parts: expected 2, got 1"),
         ({"ema_half_life": None}, r"average of the weights: expected False, got True"),
         ({"n_steps": 2}, r"is at step 3 already: expected n_steps at least as large, got 2"),
+        ({"optimizer": "muon"}, r"optimizer: expected 'muon', got 'adamw'"),
         ({"model": network(16)}, r"is of another network: .*size mismatch for 0\.weight"),
         ({"model": nn.Sequential(nn.Conv2d(3, 3, 1))}, r"is of another network: .*[Uu]nexpected key"),
     ],
 )
 def test_what_the_identity_left_out_is_noticed_where_it_matters(
-    tmp_path: Path, changes: dict[str, object], named: str
+    tmp_path: Path, changes: dict[str, object], named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(training.optimizers, "SMALLEST", 2)
     session(tmp_path, n_steps=3)
     before = Run(tmp_path).checkpoint.read_bytes()
     with pytest.raises(ValueError, match=f"(?s){named}"):
         session(tmp_path, **changes)
     assert Run(tmp_path).checkpoint.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"optimizer": "adamw"}, r"optimizer: expected 'adamw', got 'muon'"),
+        ({"optimizer": "muon", "channels_last": True}, r"channels_last: expected True, got False"),
+    ],
+)
+def test_muons_momentum_fits_no_other_optimizer_and_layout(
+    tmp_path: Path, changes: dict[str, object], named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training.optimizers, "SMALLEST", 2)
+    session(tmp_path, n_steps=3, optimizer="muon")
+    with pytest.raises(ValueError, match=named):
+        session(tmp_path, **changes)
 
 
 def test_another_set_of_examples_is_refused(tmp_path: Path) -> None:
@@ -608,7 +683,17 @@ def test_the_log_has_means_since_the_line_before(tmp_path: Path) -> None:
         assert entry["loss"] == pytest.approx(sum(result.losses[k] for k in steps) / 3, abs=1e-6)
         assert entry["grad_norm"] == pytest.approx(sum(result.grad_norms[k] for k in steps) / 3, abs=1e-4)
         assert entry["learning_rate"] == config(warmup_steps=6).learning_rate_at(steps[-1])
+    assert log[3]["loss"] == pytest.approx(result.losses[9], abs=1e-6)  # a line of one step
     assert 0 <= log[0]["seconds"] <= log[-1]["seconds"] <= result.seconds + 0.1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.log.symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"the log could not be written \(No space left on device\)") as caught:
+        run.append_log({"step": 1})
+    assert caught.value.filename == str(run.log)
 
 
 def test_a_log_that_is_ahead_of_the_checkpoint_is_cut_back(tmp_path: Path) -> None:

@@ -90,7 +90,8 @@ def draw_card(path: Path, title: str, subtitle: str) -> None:
 
 
 def _settle_address(app: Sphinx, config: Config) -> None:
-    config.html_baseurl = os.environ.get("BOOK_ADDRESS") or address_of(config.html_theme_options["repository_url"])
+    address = os.environ.get("BOOK_ADDRESS") or address_of(config.html_theme_options["repository_url"])
+    config.html_baseurl = address.rstrip("/") + "/"
 
 
 def _describe(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:

@@ -20,10 +20,19 @@ globalThis.Course ??= {};
   /** The number that a reader wrote, as 0.25, 0,25, 1/4, 25e-2 or −3; NaN where it is none. */
   function parseNumber(text) {
     const number = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;
-    const parts = text.trim().replace(MINUS, "-").replace(",", ".").split("/").map((part) => part.trim());
+    const parts = text.trim().replace(MINUS, "-").split("/").map((part) => part.trim().replace(",", "."));
     if (parts.length > 2 || !parts.every((part) => number.test(part))) return NaN;
     const [above, below = 1] = parts.map(Number);
     return below === 0 ? NaN : above / below;
+  }
+
+  const GROUPED = /^[+-]?[1-9]\d{0,2}([ \u00a0\u202f,]\d{3})+(\.\d*)?$/;
+
+  /** What a reader may have meant: 1,984 is a number with three decimals, or one with a thousand. */
+  function readings(text) {
+    const plain = text.trim().replace(MINUS, "-");
+    const grouped = GROUPED.test(plain) ? [Number(plain.replace(/[ \u00a0\u202f,]/g, ""))] : [];
+    return [...grouped, parseNumber(text)].filter((value) => !Number.isNaN(value));
   }
 
   /** The answers of a choice: boxes to tick, and a function that judges what is ticked. */
@@ -91,9 +100,9 @@ globalThis.Course ??= {};
     input.placeholder = "a number";
 
     function judge() {
-      const value = parseNumber(input.value);
-      if (Number.isNaN(value)) return { verdict: "Write one number, such as 0.7, 2/3 or 1.5e-3." };
-      const answer = known.find(({ range }) => !range || (value >= range[0] && value < range[1]));
+      const values = readings(input.value);
+      if (!values.length) return { verdict: "Write one number, such as 0.7, 2/3 or 1.5e-3." };
+      const answer = known.find(({ range }) => !range || values.some((value) => value >= range[0] && value < range[1]));
       input.dataset.mark = answer.right ? "right" : "wrong";
       return { right: answer.right, verdict: answer.right ? "Right." : "Not this number.", why: copied(answer.why) };
     }

@@ -240,7 +240,7 @@ def _stage_cost(value: Any) -> None:
 
     def count(frame: Any, event: str, argument: Any) -> None:
         nonlocal calls
-        calls += event == "call"
+        calls += event in ("call", "c_call")
 
     previous = sys.getprofile()
     sys.setprofile(count)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -123,7 +124,7 @@ def _as_tensor(value: Any, name: str) -> Tensor:
     if inspect.isfunction(value):
         raise Mistake("not-called", f"got a function for {name}. Did you forget to call it?")
     try:
-        tensor = torch.as_tensor(value)
+        tensor = torch.as_tensor(value.copy() if isinstance(value, np.ndarray) else value)  # strides may be negative
     except (TypeError, ValueError, RuntimeError):
         raise Mistake("wrong-type", f"{name} should be a tensor or a number, got {type(value).__name__}.") from None
     if tensor.is_complex():

@@ -39,4 +39,5 @@ def to_uint8(images: Tensor) -> Tensor:
         raise TypeError(f"expected floating-point images in [-1, 1], got {images.dtype}")
     if not bool(torch.isfinite(images).all()):
         raise ValueError("expected finite images, got infinities or NaN")
+    images = images if images.dtype == torch.float64 else images.float()  # half precision cannot tell all bytes apart
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

@@ -78,11 +78,8 @@ class SimpleUNet(nn.Module):
         """
         self._check(x, t)
         # Angles of late steps need more digits than half precision has; a float64 network wants float64 ones.
-        embed, *layers = self.time_embed
-        dtype = layers[0].weight.dtype
-        emb = embed(t.double() if dtype == torch.float64 else t).to(dtype)
-        for layer in layers:
-            emb = layer(emb)
+        # Embeddings are float32, or float64 for times in it, which a float64 network wants.
+        emb = self.time_embed(t.to(torch.float64 if x.dtype == torch.float64 else torch.float32))
         skip1 = self.down1(self.init_conv(x), emb)
         skip2 = self.down2(self.downsample1(skip1), emb)
         h = self.mid1(self.downsample2(skip2), emb)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import tempfile
 import time
 from collections.abc import Mapping
@@ -110,7 +111,7 @@ def run(
         folder: Where to write; made if missing, and tried before the training begins.
         changes: Other settings of the recipe's :class:`helpers.training.TrainingConfig`.
         arguments: Other arguments of its network.
-        command: What the card says about how the weights were made.
+        command: What the card says about how the weights were made; the command with these changes if not given.
         **job: The other attributes of :class:`Job`.
 
     Returns:
@@ -137,8 +138,20 @@ def run(
     path = task.folder / f"{name}.safetensors"
     if task.accelerator and not task.accelerator.is_main_process:
         return path
-    card = _card(recipe, outcome, minutes, command or f"python -m helpers train {name}")
-    dtype = torch.float16 if outcome.half else None
+    card = _card(recipe, outcome, minutes, command or _command(name, changes or {}))
+    dtype = torch.float16 if outcome.half and _fits_half(outcome.result) else None
     if outcome.half:
         training.save_checkpoint(task.folder / "raw" / path.name, {"model": outcome.result.model}, card, dtype)
     return training.save_checkpoint(path, {"ema": outcome.result.average}, card, dtype)
+
+
+def _command(name: str, changes: Mapping[str, Any]) -> str:
+    settings = [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
+    return shlex.join(["python", "-m", "helpers", "train", name, *settings])
+
+
+def _fits_half(result: training.TrainingResult) -> bool:
+    """Whether all weights are within the range of float16."""
+    values = [value for module in (result.model, result.average) for value in module.state_dict().values()]
+    largest = torch.finfo(torch.float16).max
+    return all(bool((value.abs() <= largest).all()) for value in values if value.is_floating_point())

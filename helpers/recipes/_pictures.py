@@ -56,36 +56,46 @@ LONG: dict[str, Any] = {
 """What the long trainings share: the average of Karras et al. (2022), and the fast path of a CPU."""
 
 
+SAME = ("images_seen", "config", "data", "architecture", "went_on_from")
+"""Entries of cards by which raw weights and an average belong together."""
+
+
 @dataclass(frozen=True)
 class Examples:
-    """Pictures as bytes (N, C, H, W), labels (N,) or None, in words, and a test set, which is the same for a folder."""
+    """Pictures as bytes (N, C, H, W), labels (N,) or None, in words, and a test set, which is the same for a folder.
+
+    Batches lie in memory as the network wants them, channels last or not.
+    """
 
     images: Tensor
     labels: Tensor | None
     n_classes: int
     words: str
     held_out: Tensor
+    channels_last: bool = True
 
     def batch(self, index: Tensor, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor | None]:
         """Pictures in [−1, 1], half of them flipped, and labels, a tenth of them dropped; on ``device``."""
         images = data.from_uint8(self.images[index])
         flipped = torch.rand(len(index), generator=generator) < 0.5
         images = torch.where(flipped[:, None, None, None], images.flip(3), images)
-        images = images.to(device, memory_format=torch.channels_last)
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        images = images.to(device).contiguous(memory_format=layout)
         if self.labels is None:
             return images, None
         return images, diffusion.drop_labels(self.labels[index], self.n_classes, 0.1, generator).to(device)
 
 
-def examples_of(job: Job, channels: int) -> Examples:
+def examples_of(job: Job, channels: int, config: training.TrainingConfig) -> Examples:
     if job.images is not None:
         pictures = data.folder_bytes(job.images, 32 if job.size is None else job.size, channels)
         digest = hashlib.sha256(pictures.numpy()).hexdigest()
         size = f"{pictures.shape[2]}×{pictures.shape[3]}"
         words = f"{len(pictures):,} pictures of a folder, at {size}; SHA-256 {digest}"
-        return Examples(pictures, None, 0, words, pictures)
+        return Examples(pictures, None, 0, words, pictures, config.channels_last)
     cifar = data.cifar10()
-    return Examples(cifar.train, cifar.train_labels, len(cifar.classes), cifar_words(cifar), cifar.test)
+    words = cifar_words(cifar)
+    return Examples(cifar.train, cifar.train_labels, len(cifar.classes), words, cifar.test, config.channels_last)
 
 
 def cifar_words(cifar: data.CIFAR10) -> str:
@@ -166,15 +176,14 @@ def train_denoiser(
     recipe: Recipe,
     model: nn.Module,
     job: Job,
-    channels: int,
+    examples: Examples,
     denoiser_of: Callable[[nn.Module], nn.Module] | None = None,
     inside: Callable[[nn.Module], nn.Module] | None = None,
 ) -> Outcome:
-    """Training by the EDM loss, of a denoiser or of a model that has one; pictures have so many ``channels``.
+    """Training by the EDM loss, of a denoiser or of a model that has one.
 
     ``inside`` is the argument ``denoiser`` of :func:`train_on`.
     """
-    examples = examples_of(job, channels)
 
     def loss(model: nn.Module, index: Tensor, generator: torch.Generator) -> Tensor:
         images, labels = examples.batch(index, generator, device_of(model))
@@ -227,7 +236,7 @@ def warm_start(
     raw = job.start.parent / "raw" / job.start.name
     if raw.exists():
         beside = training.load_checkpoint(raw, {"model": inside(model)})
-        if differing := [key for key in ("images_seen", "config") if beside.get(key) != card[key]]:
+        if differing := [key for key in SAME if beside.get(key) != card.get(key)]:
             raise ValueError(
                 f"expected {raw} to be of the same training as {job.start}, got another {' and '.join(differing)}: "
                 "remove it to start from the average alone"

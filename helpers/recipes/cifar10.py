@@ -18,11 +18,12 @@ __all__ = ["RECIPES"]
 
 
 def _train_edm(recipe: Recipe, model: nn.Module, job: Job) -> Outcome:
-    return train_denoiser(recipe, model, job, model.network.in_channels)
+    return train_denoiser(recipe, model, job, examples_of(job, model.network.in_channels, recipe.config))
 
 
 def _train_ddpm(recipe: Recipe, model: nn.Module, job: Job) -> Outcome:
-    examples, schedule = examples_of(job, model.in_channels), zoo.schedule_of({"schedule": recipe.schedule})
+    examples = examples_of(job, model.in_channels, recipe.config)
+    schedule = zoo.schedule_of({"schedule": recipe.schedule})
 
     def loss(network: nn.Module, index: Tensor, generator: torch.Generator) -> Tensor:
         images, _ = examples.batch(index, generator, device_of(network))

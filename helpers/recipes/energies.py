@@ -12,8 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from .. import data, diffusion, ebm, langevin
-from ..energy import AtLevel, InnerProductEnergy
+from .. import data, diffusion, ebm, langevin, training
+from ..energy import AtLevel, InnerProductEnergy, NonFiniteEnergyError
 from ..training import TrainingConfig
 from ._pictures import DENOISER, LIMITS, LONG, Examples, device_of, examples_of, train_denoiser, train_on
 from ._recipe import Job, Outcome, Recipe
@@ -53,10 +53,10 @@ def _train_energy(recipe: Recipe, model: InnerProductEnergy, job: Job) -> Outcom
     def inside(energy: InnerProductEnergy) -> nn.Module:
         return diffusion.EDMPrecond(energy.denoiser.network.network, energy.sigma_data)
 
-    channels = model.denoiser.network.network.in_channels
-    outcome = train_denoiser(recipe, model, job, channels, lambda energy: energy.denoiser, inside)
+    examples = examples_of(job, model.denoiser.network.network.in_channels, recipe.config)
+    outcome = train_denoiser(recipe, model, job, examples, lambda energy: energy.denoiser, inside)
     level = AtLevel(outcome.result.average, ENERGY_LEVEL)
-    outcome.entries = {"sampling": {"sigma": ENERGY_LEVEL}, **_energies_of(level, examples_of(job, channels))}
+    outcome.entries = {"sampling": {"sigma": ENERGY_LEVEL}, **_energies_of(level, examples)}
     return outcome
 
 
@@ -81,9 +81,16 @@ class ContrastiveOnPictures:
         self.examples, self.loss = examples, loss
 
     def __call__(self, energy: nn.Module, index: Tensor, generator: torch.Generator) -> Tensor:
-        """The loss of the pictures with these indices (B,)."""
+        """The loss of the pictures with these indices (B,).
+
+        Raises:
+            TrainingDiverged: If the chains have, which see it first.
+        """
         images, _ = self.examples.batch(index, generator, device_of(energy))
-        return self.loss(energy, images, generator)
+        try:
+            return self.loss(energy, images, generator)
+        except NonFiniteEnergyError as error:
+            raise training.TrainingDiverged(f"lower the learning rate: {error}") from error
 
     def report(self) -> dict[str, float]:
         """Mean energies of data and of chains in the last step."""
@@ -93,12 +100,17 @@ class ContrastiveOnPictures:
         return {"energy_data": round(low, 5), "energy_model": round(high, 5)}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The chains."""
-        return self.loss.state_dict()
+        """The chains, and the energies of the last step."""
+        energies = self.loss.last_energies
+        last = {} if energies is None else {"energies": torch.tensor(energies, dtype=torch.float64)}
+        return {**self.loss.state_dict(), **last}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on with them."""
-        self.loss.load_state_dict(state)
+        chains = dict(state)
+        energies = chains.pop("energies", None)
+        self.loss.load_state_dict(chains)
+        self.loss.last_energies = None if energies is None else tuple(energies.tolist())
 
     @property
     def chains(self) -> Tensor:
@@ -126,7 +138,7 @@ def contrastive_loss(
 
 
 def _train_ebm(recipe: Recipe, model: nn.Module, job: Job) -> Outcome:
-    examples = examples_of(job, model.shape[0])
+    examples = examples_of(job, model.shape[0], recipe.config)
     if tuple(examples.images.shape[1:]) != model.shape:
         raise ValueError(f"expected pictures of shape {model.shape}, got {tuple(examples.images.shape[1:])}")
     loss = contrastive_loss(examples, recipe.config.seed)

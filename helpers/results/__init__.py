@@ -1,6 +1,6 @@
 """Measured results that lessons and the book show: files of runs that took longer than a lesson may.
 
-Each file was written by a command of this project, which it names: tables of ``benchmarks/`` as JSON, and the logs of
+Each file was written by a command of this project: tables of ``benchmarks/`` as JSON, and the logs of
 the trainings whose weights ship, one JSON object a line. Nothing here is typed in.
 """
 

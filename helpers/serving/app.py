@@ -416,7 +416,7 @@ def _stream(engine: Engine, wanted: Wanted, request_id: str) -> Response:
         while True:
             try:
                 name, content = await asyncio.wait_for(ready.get(), QUIET_SECONDS)
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 yield ": still at work\n\n"
                 continue
             unread -= name == "state"

@@ -234,7 +234,7 @@ class BodyLimit(_Middleware):
                 return await receive()
             try:
                 message = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
-            except asyncio.TimeoutError as error:
+            except TimeoutError as error:
                 raise ProblemError(
                     408,
                     f"expected the whole body within {self.seconds:g} s",

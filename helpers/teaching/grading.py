@@ -14,9 +14,10 @@ import io
 import json
 import multiprocessing
 import os
-import re
+import queue
 import signal
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -34,7 +35,8 @@ __all__ = ["STATUSES", "Grade", "Report", "as_csv", "as_json", "as_overview", "a
 STATUSES = ("passed", "failed", "open", "error", "timeout")
 SETUP_SECONDS = 300.0  # for importing torch and the lesson's set-up, on a busy machine too
 MAX_ANSWER = 100_000  # bytes
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]+")
+LONGEST_NAME = 80  # of a mistake, which a learner's code may have made up
+DAY = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,13 @@ def find_notebooks(paths: Iterable[str | Path]) -> list[Path]:
     """Files as they are, folders as all notebooks in them, without the copies that Jupyter keeps."""
     found: list[Path] = []
     for path in map(Path, paths):
-        inside = sorted(path.rglob("*.ipynb")) if path.is_dir() else [path]
-        found += [one for one in inside if ".ipynb_checkpoints" not in one.parts]
+        found += filter(_is_own_work, sorted(path.rglob("*.ipynb"))) if path.is_dir() else [path]
     return found
+
+
+def _is_own_work(path: Path) -> bool:
+    """Neither a copy that Jupyter keeps, nor what a Mac puts into archives beside each file."""
+    return not {".ipynb_checkpoints", "__MACOSX"} & set(path.parts) and not path.name.startswith("._")
 
 
 def grade(
@@ -112,10 +118,10 @@ def grade(
         A report, also of a file that is no notebook of the course; its ``problem`` says why.
 
     Raises:
-        ValueError: If a limit is not positive.
+        ValueError: If a limit is not positive, or the time is more than a day.
     """
-    if not seconds > 0 or not memory > 0:
-        raise ValueError(f"expected positive limits, got {seconds} seconds and {memory} MB")
+    if not 0 < seconds <= DAY or not memory > 0:
+        raise ValueError(f"expected positive limits, and at most a day, got {seconds} seconds and {memory} MB")
     try:
         cells = cells_of(read_notebook(path))
         lesson = match_lesson(path, cells, lessons)
@@ -181,7 +187,7 @@ def _grade(lesson: Lesson, exercise: Exercise, cells: Sequence[Cell], seconds: f
         exercise=exercise.number,
         title=exercise.title,
         status=verdict["status"],
-        mistake=verdict["mistake"],
+        mistake=verdict["mistake"] and _one_line(verdict["mistake"])[:LONGEST_NAME],
         message=_one_line(verdict["message"]),
         seconds=round(taken, 2),
     )
@@ -222,6 +228,9 @@ def _ask(job: Job, modules: Sequence[str]) -> tuple[dict[str, Any], float]:
             answer, start = _receive(receiver, process, SETUP_SECONDS), time.perf_counter()
             if isinstance(answer, dict) and answer.get("ready") is True:
                 answer = _receive(receiver, process, job.seconds)
+            elif isinstance(answer, (TimeoutError, EOFError)):
+                what = "crashed" if isinstance(answer, EOFError) else f"took more than {SETUP_SECONDS:g} seconds"
+                answer = {"status": "error", "mistake": "no-set-up", "message": f"the lesson's own set-up {what}"}
             taken = time.perf_counter() - start
             return _understood(answer, process, job), taken
         finally:
@@ -229,13 +238,25 @@ def _ask(job: Job, modules: Sequence[str]) -> tuple[dict[str, Any], float]:
 
 
 def _receive(receiver: Connection, process: BaseProcess, seconds: float) -> Any:
-    """The next message; ``TimeoutError`` or ``EOFError`` (as values) if there is none."""
+    """The next message; ``TimeoutError`` or ``EOFError`` (as values) if there is none, or only a part of one."""
+    end = time.monotonic() + seconds
     if not wait([receiver, process.sentinel], seconds):
         return TimeoutError()
-    try:
-        return json.loads(receiver.recv_bytes(MAX_ANSWER)) if receiver.poll() else EOFError()
-    except (EOFError, OSError, ValueError, RecursionError):
+    if not receiver.poll():
         return EOFError()
+    found: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def read() -> None:  # waits for the whole message, however little of it was sent
+        try:
+            found.put(json.loads(receiver.recv_bytes(MAX_ANSWER)))
+        except (EOFError, OSError, ValueError, RecursionError, TypeError):
+            found.put(EOFError())
+
+    threading.Thread(target=read, daemon=True).start()  # it ends with the process at the latest
+    try:
+        return found.get(timeout=max(end - time.monotonic(), 1.0))
+    except queue.Empty:
+        return TimeoutError()
 
 
 def _understood(answer: Any, process: BaseProcess, job: Job) -> dict[str, Any]:
@@ -278,7 +299,7 @@ def _end(process: BaseProcess) -> None:
 
 def _one_line(text: str) -> str:
     """Text that a learner's code may have shaped, made harmless for terminals and tables."""
-    return _UNPRINTABLE.sub(" ", text).strip()
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def as_text(reports: Sequence[Report]) -> str:

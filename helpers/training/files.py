@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,25 +41,62 @@ def temporaries_of(path: Path) -> Iterator[Path]:
 def _write_together(files: Mapping[Path, bytes]) -> None:
     """All temporary neighbours first, where a full disk shows, and then only renames."""
     temporaries: list[Path] = []
+    kept: dict[Path, Path] = {}
     try:
         for path, content in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-            temporaries.append(Path(name))
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-        for temporary, path in zip(temporaries, files, strict=True):
-            os.replace(temporary, path)
+            _sweep(path)
+            temporaries.append(_temporary(path, content))
+        for path in list(files)[:-1]:  # what the failure of a later rename must put back
+            if path.exists():
+                kept[path] = _temporary(path, path.read_bytes())
+        _rename(dict(zip(files, temporaries, strict=True)), kept)
     except OSError as error:
         if error.errno and not error.filename:  # a full disk does not say which file
             error.filename = str(path)
         raise
     finally:
-        for temporary in temporaries:
+        for temporary in (*temporaries, *kept.values()):
             temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path, content: bytes) -> Path:
+    """A neighbour of ``path`` with this content, on the disk."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+    except OSError:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return Path(name)
+
+
+def _rename(temporaries: Mapping[Path, Path], kept: Mapping[Path, Path]) -> None:
+    """Put new files in their places; all of them, or, as far as the disk allows it, none."""
+    done: list[Path] = []
+    try:
+        for path, temporary in temporaries.items():
+            os.replace(temporary, path)
+            done.append(path)
+    except OSError:
+        for path in done:
+            if path in kept:
+                os.replace(kept[path], path)
+            else:
+                path.unlink()
+        raise
+
+
+def _sweep(path: Path) -> None:
+    """Remove what writers of ``path`` have left that were killed; those of now are younger than an hour."""
+    for unfinished in temporaries_of(path):
+        with contextlib.suppress(OSError):  # another process may be sweeping
+            if time.time() - unfinished.stat().st_mtime > 3600:
+                unfinished.unlink()
 
 
 def save_checkpoint(
@@ -76,20 +115,22 @@ def save_checkpoint(
 
     Raises:
         ValueError: If ``path`` does not end in ``.safetensors``, a name holds a dot, or ``info`` is not JSON.
-        OSError: If it cannot be written; what stood there before is kept.
+        ValueError: If a number is too large for ``dtype``.
+        OSError: If it cannot be written; what stood there before is kept. Only a process that is killed between two
+            renames leaves files that do not belong together, which :func:`load_checkpoint` notices.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"expected a path that ends in .safetensors, got {path.name}")
     if any("." in name for name in weights):
         raise ValueError(f"expected names without dots, got {', '.join(weights)}")
-    tensors = {
-        f"{name}.{key}": value.detach()
-        .to("cpu", dtype if value.is_floating_point() else None)
-        .clone(memory_format=torch.contiguous_format)
-        for name, module in weights.items()
-        for key, value in module.state_dict().items()
-    }
+    tensors = {}
+    for name, module in weights.items():
+        for key, value in module.state_dict().items():
+            stored = value.detach().to("cpu", dtype if value.is_floating_point() else None)
+            if bool((stored.isinf() & value.isfinite().cpu()).any()):
+                raise ValueError(f"expected {name}.{key} within the range of {dtype}, got up to {value.abs().max():g}")
+            tensors[f"{name}.{key}"] = stored.clone(memory_format=torch.contiguous_format)
     content = safetensors.torch.save(tensors)
     try:
         text = json.dumps({**info, "sha256": hashlib.sha256(content).hexdigest()}, indent=2, allow_nan=False)

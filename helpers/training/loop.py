@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -110,13 +110,19 @@ class Stream:
 
     def __init__(self, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
-        self.ambient = torch.Generator().manual_seed(seed).get_state()
+        # From another seed: dropout must not draw the numbers that the loss draws.
+        self.ambient = torch.Generator().manual_seed(seed + 500_000_003).get_state()
 
     @contextmanager
-    def active(self) -> Iterator[torch.Generator]:
-        """The generator; inside, the global one goes on where this part left it, and is put back afterwards."""
+    def active(self, device: torch.device) -> Iterator[torch.Generator]:
+        """The generator; inside, the global one goes on where this part left it, and is put back afterwards.
+
+        Other devices than the CPU have a global generator of their own, which is seeded from this part's.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self.ambient)
+            if device.type != "cpu":
+                getattr(torch, device.type).manual_seed(int(torch.randint(2**62, ())))
             yield self.generator
             self.ambient = torch.get_rng_state()
 
@@ -148,6 +154,8 @@ class _Trainer:
             raise ValueError(f"expected n_parts divisible by {engine.num_processes} processes, got {config.n_parts}")
         if _remembers(loss) and engine.num_processes > 1:
             raise ValueError(f"expected one process for a loss with a state of its own, got {engine.num_processes}")
+        if _averages_batches(model) and engine.num_processes > 1:
+            raise ValueError(f"expected one process for a network with running averages, got {engine.num_processes}")
         self.loss, self.data, self.config, self.engine, self.run = loss, data, config, engine, run
         if config.channels_last:
             model.to(memory_format=torch.channels_last)
@@ -193,7 +201,7 @@ class _Trainer:
         total, last = torch.zeros((), dtype=torch.float64), max(self.streams)
         for part, stream in self.streams.items():
             sync = nullcontext() if part == last else self.engine.no_sync(self.wrapped)
-            with sync, stream.active() as generator:
+            with sync, stream.active(self.device) as generator:
                 with self._autocast():
                     value = self.loss(self.wrapped, self.data[parts[part]], generator)
                 _check_scalar(value)
@@ -204,8 +212,12 @@ class _Trainer:
     def _autocast(self) -> Any:
         if self.config.precision == "float32":
             return nullcontext()
-        device = next(self.result.model.parameters()).device.type
-        return torch.autocast(device, torch.bfloat16)
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.result.model.parameters()).device
 
     def save(self) -> None:
         """Write a checkpoint; all processes must call it, and the first one writes."""
@@ -235,6 +247,7 @@ class _Trainer:
             "seconds": self.result.seconds,
             "ema_seen": self.ema.images_seen if self.ema else 0,
             "n_examples": len(self.data),
+            "channels_last": self.config.channels_last,
         }
 
     def _resume(self, run: Run) -> None:
@@ -253,8 +266,8 @@ class _Trainer:
             self.result.model.load_state_dict(under("model."))
             if self.ema:
                 self.ema.model.load_state_dict(under("ema."))
-            if _remembers(self.loss):
-                self.loss.load_state_dict(under("loss."))
+            if (memory := under("loss.")) or _remembers(self.loss):
+                self.loss.load_state_dict(memory)
         except RuntimeError as error:
             raise ValueError(f"{run.checkpoint} is of another network: {error}") from error
         for name, parameter in self.result.model.named_parameters():
@@ -282,18 +295,28 @@ class _Trainer:
 
     def _check_fits(self, run: Run, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """What the identity may have left out, and the state cannot do without."""
-        run.check_same(
-            {
-                "n_parts": self.config.n_parts,
-                "examples": len(self.data),
-                "average of the weights": self.ema is not None,
-            },
-            {
-                "n_parts": sum(key.startswith("stream.") for key in tensors),
-                "examples": state.get("n_examples", len(self.data)),
-                "average of the weights": any(key.startswith("ema.") for key in tensors),
-            },
-        )
+        wanted = {
+            "n_parts": self.config.n_parts,
+            "examples": len(self.data),
+            "average of the weights": self.ema is not None,
+            "optimizer": self.config.optimizer,
+        }
+        found = {
+            "n_parts": sum(key.startswith("stream.") for key in tensors),
+            "examples": state.get("n_examples", len(self.data)),
+            "average of the weights": any(key.startswith("ema.") for key in tensors),
+            "optimizer": _optimizer_in(tensors) or self.config.optimizer,
+        }
+        if self.config.optimizer == "muon":  # its momentum lies as the weights lie in memory
+            wanted["channels_last"] = self.config.channels_last
+            found["channels_last"] = state.get("channels_last", self.config.channels_last)
+        run.check_same(wanted, found)
+        memory = sorted(key for key in tensors if key.startswith("loss."))
+        if memory and not hasattr(self.loss, "load_state_dict"):
+            raise ValueError(
+                f"{run.checkpoint} holds what a loss remembers ({', '.join(memory)}): expected a loss with "
+                f"load_state_dict, got {type(self.loss).__name__}; give train the loss itself, not wrapped"
+            )
         if state["step"] > self.config.n_steps:
             raise ValueError(
                 f"{run.checkpoint} is at step {state['step']} already: expected n_steps at least as large, got "
@@ -302,7 +325,7 @@ class _Trainer:
 
     def log(self) -> None:
         """Add the mean of the last steps to the log."""
-        n = self.run.log_every
+        n = (self.step - 1) % self.run.log_every + 1  # fewer at the end
         self.run.append_log(
             {
                 "step": self.step,
@@ -353,7 +376,9 @@ def train(
 
     Raises:
         ValueError: If there is no data, the loss is not a scalar, the checkpoint is of another training or beyond
-            ``n_steps``, or another process trains in the folder of ``run``.
+            ``n_steps``, or another process trains in the folder of ``run``; if ``n_parts`` is not divisible by the
+            number of processes, or a loss with a state or a network with running averages meets several processes; if
+            ``through`` does not hold all weights, or processes get different gradients.
         TrainingDiverged: If a loss or its gradient is not finite; the weights are those before the bad step.
         KeyboardInterrupt: If it was asked to stop; with a ``run``, after the state was saved.
         OSError: If a checkpoint cannot be written; the last good one is kept.
@@ -430,8 +455,20 @@ def _whole(model: nn.Module, inside: nn.Module) -> nn.Module:
     return inside
 
 
+def _optimizer_in(tensors: Mapping[str, Tensor]) -> str | None:
+    """Whose state a checkpoint holds; None before the first step."""
+    kinds = {key.split(".")[1] for key in tensors if key.startswith("optimizer.")}
+    return ("muon" if "momentum_buffer" in kinds else "adamw") if kinds else None
+
+
 def _remembers(loss: LossFunction) -> bool:
     return hasattr(loss, "load_state_dict") and bool(loss.state_dict())
+
+
+def _averages_batches(model: nn.Module) -> bool:
+    """Whether it has batch normalisations, whose averages each process would make of its own part of a batch."""
+    kind = nn.modules.batchnorm._NormBase
+    return any(isinstance(module, kind) and module.track_running_stats for module in model.modules())
 
 
 def _check_scalar(value: Tensor) -> None:

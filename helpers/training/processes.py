@@ -58,7 +58,9 @@ def accelerator(cpu: bool = False) -> Any:
         raise ImportError('training on other devices needs accelerate: pip install "accelerate>=1"') from error
     # Without a GPU, processes find each other only if they are told that they are on CPUs.
     alone = not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    return Accelerator(mixed_precision="no", cpu=cpu or alone)
+    engine = Accelerator(mixed_precision="no", cpu=cpu or alone)
+    engine.gradient_accumulation_steps = 1  # the loop's own affair too, whatever the environment says
+    return engine
 
 
 def reduce(engine: Any, values: Tensor, how: str) -> Tensor:
@@ -69,7 +71,7 @@ def reduce(engine: Any, values: Tensor, how: str) -> Tensor:
 
 
 def is_launched() -> bool:
-    """Whether a launcher (``accelerate launch``, ``torchrun``) started this process, or a GPU is there to be used."""
+    """Whether a launcher (``accelerate launch``, ``torchrun``) started this process, or there is a CUDA GPU."""
     return "WORLD_SIZE" in os.environ or "ACCELERATE_USE_CPU" in os.environ or torch.cuda.is_available()
 
 

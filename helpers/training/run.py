@@ -75,13 +75,18 @@ class Run:
         """Hold the folder until :meth:`release`, or until this process ends in any way.
 
         Raises:
-            ValueError: If another process holds it.
+            ValueError: If another process holds it, or this one has no right to.
         """
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:
             raise ValueError(
                 f"another process trains in {self.folder}: wait until it has ended, or choose another folder"
+            ) from error
+        except PermissionError as error:
+            raise ValueError(
+                f"expected to be allowed to lock {self.folder / '.lock'}, got {error.strerror}: somebody else may be "
+                "training here; choose another folder"
             ) from error
         except (OSError, NotImplementedError):  # a file system without locks
             pass
@@ -115,7 +120,8 @@ class Run:
             for key, value in tensors.items()
         }
         own = {"identity": self.identity, "origin": self.origin, "checksum": _checksum(plain)}
-        metadata = {"state": json.dumps({**state, **own})}
+        whole = {**state, **own}
+        metadata = {"state": json.dumps({**whole, "state_checksum": _checksum_of_state(whole)})}
         try:
             write_atomically(self.checkpoint, safetensors.torch.save(plain, metadata))
         except OSError as error:
@@ -157,6 +163,9 @@ class Run:
             with safetensors.safe_open(self.checkpoint, "pt") as file:
                 state = json.loads((file.metadata() or {})["state"])
                 dict(state["identity"])
+                known = state.pop("state_checksum", None)
+                if known is not None and known != _checksum_of_state(state):
+                    raise ValueError("the checksum of its state differs")
                 yield file, state
         except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{self.checkpoint} is damaged or no checkpoint ({error}): {_START_ANEW}") from error
@@ -174,9 +183,16 @@ class Run:
             raise ValueError(f"{self.checkpoint} is of another training ({details}): choose another folder")
 
     def append_log(self, entry: Mapping[str, Any]) -> None:
-        """Add one line to the log."""
-        with self.log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        """Add one line to the log.
+
+        Raises:
+            OSError: If it cannot be written, for example because the disk is full.
+        """
+        try:
+            with self.log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            raise OSError(error.errno, f"the log could not be written ({error.strerror})", str(self.log)) from error
 
     def read_log(self) -> list[dict[str, Any]]:
         """All entries of the log up to the first line that is none, such as a last one that was cut off."""
@@ -210,6 +226,10 @@ def _checksum(tensors: Mapping[str, Tensor]) -> int:
     return value
 
 
+def _checksum_of_state(state: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(state, sort_keys=True).encode())
+
+
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one, with dotted names."""
     flat: dict[str, Any] = {}
@@ -240,6 +260,8 @@ class StopRequest:
             yield self
             return
         kinds = [signal.SIGINT] + ([signal.SIGTERM] if os.name == "posix" else [])
+        # A shell ignores Ctrl-C for what it starts in the background, and it stays so.
+        kinds = [kind for kind in kinds if signal.getsignal(kind) is not signal.SIG_IGN]
         before = {kind: signal.signal(kind, self._remember) for kind in kinds}
         try:
             yield self

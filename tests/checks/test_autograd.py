@@ -628,6 +628,17 @@ def paths(node, gradient):
         paths(parent, gradient * slope)
 
 
+def paths_on_a_stack(node, gradient):
+    """The same without calls of Python functions."""
+    walk = [(node, gradient)]
+    while walk:
+        node, gradient = walk.pop()
+        if node.is_leaf:
+            node.grad = (node.grad or 0.0) + gradient
+        for parent, slope in node.inputs:
+            walk.append((parent, gradient * slope))
+
+
 def without_order(node, seed):
     """Passes on whatever has arrived, at the first visit."""
     flow, queue, seen = {node: seed}, [node], {node}
@@ -1040,3 +1051,7 @@ def test_the_profiler_is_put_back():
     before = sys.getprofile()
     autograd.engine(SortedByCreation)
     assert sys.getprofile() is before
+
+
+def test_paths_are_counted_however_they_are_walked():
+    assert CHECKS["6.6"](engine(backward=backward_by(paths_on_a_stack))).mistake == "exponential-paths"

@@ -407,7 +407,7 @@ globalThis.Course ??= {};
       context.moveTo(x(here), box.y - 4);
       context.lineTo(x(here), box.y + box.height);
       context.stroke();
-      context.fillStyle = colors.vermilion;
+      context.fillStyle = colors.text;
       const along = (x(here) - box.x) / box.width;
       context.textAlign = along > 0.75 ? "right" : along < 0.25 ? "left" : "center";
       context.textBaseline = "bottom";

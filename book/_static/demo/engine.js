@@ -42,6 +42,7 @@ Course.engine = (() => {
     started ??= choose(useGpu).then(async ({ runtime, wanted }) => {
       await call("start", { pack: await Course.packs.fetchPack(runtime, onBytes), wanted });
     });
+    started.catch(() => { started = null; }); // so that it can be tried again
     return started;
   }
 

@@ -207,6 +207,7 @@ globalThis.Course ??= {};
         context.font = ui.font(12, 600);
         context.textAlign = "center";
         context.textBaseline = "bottom";
+        context.fillStyle = colors.text; // colours alone are too pale for letters
         if (Math.abs(axes.x(state.t) - axes.x(state.other)) > 9 || text === "t") context.fillText(text, x, box.y - 8);
       }
       const barAxes = ui.axes(context, bars, {

@@ -121,6 +121,7 @@ def save(file: Path, data: CIFAR10, source_fingerprint: str) -> bool:
         safetensors.torch.save_file(tensors, temporary, facts)
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
+        os.chmod(temporary, 0o644)  # others may share the cache
         os.replace(temporary, file)
     except (OSError, SafetensorError) as error:
         log.warning("cannot write the cache %s (%s): CIFAR-10 will be read from its source again", file, error)

@@ -97,9 +97,11 @@ def _check_columns(schema: pyarrow.Schema, file: Path) -> None:
         picture is None
         or label is None
         or not (types.is_struct(picture) and picture.get_field_index("bytes") >= 0 and types.is_integer(label))
+        or not (types.is_binary(kind := picture.field("bytes").type) or types.is_large_binary(kind))
     ):
         columns = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
-        raise ValueError(f"{file}: expected a struct img with a field bytes, and an integer label, got {columns}")
+        wanted = "a struct img with a field bytes, and an integer label"
+        raise ValueError(f"{file}: expected {wanted}, got {columns}")
 
 
 def _pictures(batch: pyarrow.RecordBatch) -> list[bytes | None]:
@@ -122,6 +124,6 @@ def _decode(pictures: list[bytes | None], first_row: int, file: Path) -> Tensor:
                 if image.size != (32, 32):
                     raise ValueError(f"{image.size} pixels instead of 32×32")
                 images[i] = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ValueError(f"{file}: row {first_row + i} holds no picture that can be read ({error})") from error
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
