@@ -185,6 +185,10 @@ def test_dots_want_the_same_rows_in_every_panel(extension: Callable[[str], Modul
     row = charts.Dot("a", 1.0, 1.0, 1.0)
     with pytest.raises(ValueError, match="expected the same rows in every panel"):
         charts.dots({"x": [row], "y": []})
+    figure = charts.dots({"x": [charts.Dot("a", 345.0, 345.0, 345.0), charts.Dot("b", 518.0, 518.0, 518.0)]})
+    left, right = figure.axes[0].get_xlim()
+    assert left == 0
+    assert right > 1.05 * 518  # no dot is cut off by the frame
 
 
 # --- run times

@@ -124,7 +124,7 @@ def dots(panels: Mapping[str, Sequence[Dot]], *, log: bool = False) -> Figure:
                 axis.plot([dot.value], [y], "o", color=color, markerfacecolor=face, markersize=5.5)
             axis.set(xlabel=title, xscale="log" if log else "linear")
             if not log:
-                axis.set_xlim(left=0)
+                axis.set_xlim(0, 1.06 * max(max(dot.value, dot.high) for dot in rows))  # room for the last dot
             axis.xaxis.set_major_formatter(FuncFormatter(_number))
             axis.xaxis.set_minor_formatter(NullFormatter())
             axis.tick_params(axis="y", length=0)
