@@ -386,3 +386,9 @@ def test_image_folder_turns_photographs_upright(tmp_path: Path) -> None:
     image = image_folder(tmp_path, 8)[0]
     torch.testing.assert_close(image[:, :4], torch.ones(3, 4, 8))
     torch.testing.assert_close(image[:, 4:], -torch.ones(3, 4, 8))
+
+
+def test_half_precision_rounds_to_the_bytes_of_its_numbers() -> None:
+    for dtype in (torch.bfloat16, torch.float16):
+        x = torch.linspace(-1, 1, 20_001).to(dtype)
+        assert torch.equal(to_uint8(x), to_uint8(x.float()))

@@ -12,10 +12,12 @@ import os
 import pickle
 import re
 import socket
+import struct
 import sys
 import tarfile
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -332,16 +334,23 @@ def test_a_broken_parquet_file_is_named(tmp_path: Path, damage: Callable[[bytes]
         find(tmp_path)
 
 
+def bomb() -> bytes:
+    """The beginning of a PNG file that says that it has 900 million pixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+
+
 @pytest.mark.parametrize(
     ("picture", "message"),
     [
         (b"hello", "row 7 holds no picture"),
+        (bomb(), "row 7 holds no picture"),
         (None, "row 7 holds no picture"),
         (encoded(few_images()["test"][0][0])[:1000], "row 7 holds no picture"),
         (encoded(np.zeros((16, 32, 3), np.uint8)), r"\(32, 16\) pixels instead of 32×32"),
         (encoded(np.zeros((32, 32, 3), np.uint8), "BMP"), "row 7 holds no picture"),
     ],
-    ids=["text", "null", "truncated", "size", "format"],
+    ids=["text", "bomb", "null", "truncated", "size", "format"],
 )
 def test_a_broken_picture_is_named_by_its_row(tmp_path: Path, picture: bytes | None, message: str) -> None:
     images, labels = few_images()["test"]
