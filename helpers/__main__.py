@@ -39,7 +39,7 @@ EXAMPLES = """examples:
   torchrun --nproc_per_node 2 -m helpers train cifar10-edm --set n_parts=2
   python -m helpers sample digits-ddpm --n 64 --seed 1 --out digits.png
   python -m helpers sample cifar10-edm --class ship --guidance 3 --steps 10 --out ships.png
-  python -m helpers evaluate cifar10-edm --n 5000 --seeds 0 1 2
+  python -m helpers evaluate cifar10-edm --n 5000 --seeds 0 1 2 --pooled 10000
   python -m helpers export cifar10-edm --out cifar10.onnx
   python -m helpers serve --port 8000
   python -m helpers grade homework/ --csv marks.csv
@@ -110,6 +110,7 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     _add_model(evaluate, "50, or 18 for models of continuous noise")
     evaluate.add_argument("--n", type=int, default=5000, help="how many images (default: 5000)")
     evaluate.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of the noise (default: 0)")
+    evaluate.add_argument("--pooled", type=int, help="measure so many images of all seeds together, too")
     evaluate.add_argument(
         "--features", nargs="+", default=["effnetlite0"], help="feature spaces (default: effnetlite0)"
     )
@@ -312,6 +313,11 @@ def _check_evaluation(options: argparse.Namespace, card: dict[str, Any]) -> None
         raise ValueError(f"expected --n of at least 100, got {options.n}")
     for seed in options.seeds:
         _check_seed("--seeds", seed)
+    if options.pooled is not None and len(set(options.seeds)) < len(options.seeds):
+        raise ValueError(f"expected different --seeds for --pooled, got {' '.join(map(str, options.seeds))}")
+    most = options.n * len(options.seeds)
+    if options.pooled is not None and not options.n < options.pooled <= most:
+        raise ValueError(f"expected --pooled above --n and at most {most}, all that is drawn, got {options.pooled}")
     evaluation.packages.needed("prdc", "prdc", "evaluate")
     if generation.n_classes(card):
         evaluation.shipped_cifarnet()
@@ -334,11 +340,14 @@ def _evaluate(options: argparse.Namespace) -> None:
     result = {"benchmark": "evaluation", "model": about, "settings": settings, "rows": []}
     done = 0
     try:
-        for rows in _measured(options, card, spaces):
-            result["rows"] += rows
+        for seeds, rows in _measured(options, card, spaces):
+            if isinstance(seeds, int):
+                result["rows"] += [{"seed": seeds, **row} for row in rows]
+            else:
+                result["pooled"] = [{"seeds": seeds, **row} for row in rows]
             if options.out is not None:
                 training.write_atomically(options.out, (json.dumps(result, indent=2) + "\n").encode())
-                done += 1
+                done += isinstance(seeds, int)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(f"{options.out} holds {done} of {len(options.seeds)} seeds" if done else "") from error
     if options.out is not None:
@@ -349,21 +358,33 @@ def _measured(
     options: argparse.Namespace,
     card: dict[str, Any],
     spaces: dict[str, tuple[evaluation.Reference, evaluation.Features]],
-) -> Iterator[list[dict[str, Any]]]:
-    """Seed by seed, a row for each feature space; also printed."""
+) -> Iterator[tuple[int | list[int], list[dict[str, Any]]]]:
+    """A row for each feature space, seed by seed, and then of some seeds together; also printed."""
     model = _load(options.name)[0].to(memory_format=torch.channels_last)
     chosen = {"steps": options.steps, "guidance": options.guidance, "solver": options.solver}
     classes = generation.n_classes(card)
     labels = torch.arange(options.n) % classes if classes else None
-    for seed in options.seeds:
-        with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bfloat16"):
-            images = generation.draw(model, card, options.n, seed=seed, **chosen, progress=True).images.float()
+
+    def rows_of(who: str, images: torch.Tensor, labels: torch.Tensor | None) -> list[dict[str, Any]]:
         rows = []
         for reference, features in spaces.values():
             row = evaluation.evaluate_images(images, reference, features=features, labels=labels)
-            rows.append({"seed": seed, **row})
-            print(f"seed {seed}  {row['label']} {row['frechet_distance']:.2f}  (N = {options.n})", flush=True)
-        yield rows
+            rows.append(row)
+            print(f"{who}  {row['label']} {row['frechet_distance']:.2f}  (N = {len(images)})", flush=True)
+        return rows
+
+    drawn = []
+    for seed in options.seeds:
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bfloat16"):
+            images = generation.draw(model, card, options.n, seed=seed, **chosen, progress=True).images.float()
+        yield seed, rows_of(f"seed {seed}", images, labels)
+        if options.pooled is not None:
+            drawn.append(data.to_uint8(images))
+    if options.pooled is not None:
+        n = options.pooled
+        seeds = options.seeds[: -(-n // options.n)]
+        together = None if labels is None else labels.repeat(len(seeds))[:n]
+        yield seeds, rows_of(f"seeds {', '.join(map(str, seeds))}", torch.cat(drawn)[:n], together)
 
 
 def _typed(options: argparse.Namespace) -> str:

@@ -73,6 +73,7 @@ def evaluation(name: str, sha256: str) -> dict[str, Any]:
         "model": {"name": name, "sha256": sha256},
         "settings": settings,
         "rows": rows,
+        "pooled": [{**row, "seeds": [0, 1], "n": 10_000, "frechet_distance": 18.5}],
     }
 
 
@@ -95,6 +96,7 @@ def project(tmp_path: Path) -> Path:
     calibration = [
         {"images": "training images 0 to 4999", "n": 5000, "frechet_distance": 3.25},
         {"images": "training images 0 to 1999", "n": 2000, "frechet_distance": 9.75},
+        {"images": "training images 0 to 9999", "n": 10_000, "frechet_distance": 1.25},
     ]
     write("helpers/evaluation/references/calibration-space.json", {"rows": calibration})
     entries = [{"images": 100 * k, "loss": 1 / k, "grad_norm": 1.0} for k in range(1, 1001)]
@@ -123,6 +125,7 @@ def test_results_show_what_is_stored_and_nothing_else(extension: Callable[[str],
     assert "| **its samples** | 21.0 (20.0–22.0) |" in text
     assert "| training images 0 to 4999 | 3.25 |" in text
     assert "9.75" not in text  # of another number of pictures
+    assert "10,000 samples of the seeds 0 and 1 together: FD-Space 18.5 (training images: 1.25)." in text
     assert "5,000 samples for each of 2 seeds (18 steps, guidance 1.50)" in text
     assert text.count("its samples**") == 1  # the other measurement is of older weights
     assert "100 steps of 64; Muon and AdamW, rate 0.002" in text

@@ -352,6 +352,20 @@ def test_evaluate_writes_what_it_measures(
     assert printed[2] == f"wrote {out}"
 
 
+def test_evaluate_pools_the_pictures_of_its_seeds(
+    reference: evaluation.Reference, noise: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a.json"
+    assert evaluate("--seeds", "3", "1", "2", "--pooled", "150", "--out", str(out)) == 0
+    result = json.loads(out.read_text("utf-8"))
+    images, labels = torch.cat([noise_of(3), noise_of(1)[:50]]), torch.cat([torch.arange(100), torch.arange(50)]) % 10
+    row = evaluation.evaluate_images(images, reference, features=Means(), labels=labels)
+    assert result["pooled"] == [{"seeds": [3, 1], **row}]
+    assert [row["seed"] for row in result["rows"]] == [3, 1, 2]
+    assert noise == [3, 1, 2]  # nothing is drawn twice
+    assert f"seeds 3, 1  FD-means {row['frechet_distance']:.2f}  (N = 150)" in capsys.readouterr().out
+
+
 def test_evaluate_says_by_what_it_has_drawn(reference: evaluation.Reference, noise: list[int], tmp_path: Path) -> None:
     out = tmp_path / "a.json"
     assert evaluate("--out", str(out), name="cifar10-ddpm") == 0
@@ -379,6 +393,12 @@ WRONG_EVALUATIONS = {
     "reference": (["cifar10-edm", "--features", "inception"], "got 'inception'"),
     "n": (["cifar10-edm", "--n", "99"], "expected --n of at least 100, got 99"),
     "seed": (["cifar10-edm", "--seeds", "0", "-1"], "expected --seeds from 0 to 2**63 - 1, got -1"),
+    "pooled-few": (["cifar10-edm", "--n", "500", "--pooled", "500"], "expected --pooled above --n and at most 500"),
+    "pooled-many": (["cifar10-edm", "--seeds", "0", "1", "--pooled", "10001"], "at most 10000, all that is drawn"),
+    "pooled-twice": (
+        ["cifar10-edm", "--seeds", "4", "4", "--pooled", "9000"],
+        "expected different --seeds for --pooled",
+    ),
     "seed-large": (["cifar10-edm", "--seeds", str(2**63)], "expected --seeds from 0 to"),
     "steps": (["cifar10-edm", "--steps", "0"], "expected --steps from 1 to 1000, got 0"),
     "solver": (["cifar10-ebm", "--solver", "heun"], "expected no solver: cifar10-ebm is sampled by langevin"),

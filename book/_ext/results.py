@@ -281,9 +281,21 @@ def _evaluation(stored: Stored, result: Result) -> str:
     ]
     beside = [cell for label in labels for cell in (label, "real pictures")]
     drawn = f"{n:,} samples for each of {_count(seeds, 'seed')}{f' ({settings})' if settings else ''}"
-    return "\n\n".join(
-        [f"{drawn}: mean (least–greatest) over seeds.", _table(head, body), _table([f"N = {n:,}", *beside], others)]
-    )
+    parts = [f"{drawn}: mean (least–greatest) over seeds.", _table(head, body)]
+    return "\n\n".join([*parts, *_pooled(stored, result), _table([f"N = {n:,}", *beside], others)])
+
+
+def _pooled(stored: Stored, result: Result) -> list[str]:
+    """The distances of more samples, of several seeds together, if they were measured."""
+    rows = result.get("pooled", [])
+    if not rows:
+        return []
+    n, seeds = rows[0]["n"], " and ".join(map(str, rows[0]["seeds"]))
+    words = [f"{row['label']} {_number(row['frechet_distance'])}" for row in rows]
+    for k, row in enumerate(rows):
+        if real := _real_rows(stored, row["features"], n):
+            words[k] += f" ({_short(real[0][0])}: {_number(real[0][1])})"
+    return [f"{n:,} samples of the seeds {seeds} together: {', '.join(words)}."]
 
 
 def _thinned(log: Sequence[Result], most: int = 400) -> list[Result]:
