@@ -27,6 +27,7 @@ SCRIPTS = (
     "sampling",
     "quality_at_equal_time",
     "contrastive_settings",
+    "few_evaluations",
     "table",
 )
 
@@ -40,7 +41,7 @@ def scripts() -> Iterator[ModuleType]:
         sys.path.remove(str(ROOT / "benchmarks"))
 
 
-common, throughput, sampling, quality, contrastive, table = scripts()
+common, throughput, sampling, quality, contrastive, few, table = scripts()
 
 
 def needs(contender: Any) -> None:
@@ -502,6 +503,99 @@ def test_what_stops_a_comparison_is_explained(
     assert "No space left on device" in capsys.readouterr().err
 
 
+# --- how many evaluations
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """How pictures were drawn: noise in place of them, and its mean in place of distances."""
+    calls: list[dict[str, Any]] = []
+
+    def draw(model: nn.Module, card: dict[str, Any], n: int, *, seed: int, **settings: Any) -> Any:
+        if settings["steps"] == 30:
+            raise KeyboardInterrupt
+        calls.append({"seed": seed, **settings})
+        noise = torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(settings["steps"]))
+        return few.generation.Drawn(noise.clamp(-1, 1))
+
+    monkeypatch.setattr(few.generation, "draw", draw)
+
+    def judge(images: torch.Tensor, space: str, *, features: Any, labels: torch.Tensor) -> dict[str, Any]:
+        assert features.name == space
+        assert torch.equal(labels, torch.arange(len(images)) % 10)
+        return {"features": space, "label": features.label, "n": len(images), "frechet_distance": float(images.mean())}
+
+    monkeypatch.setattr(few, "SPACES", ("cifarnet",))
+    monkeypatch.setattr(few.evaluation, "evaluate_images", judge)
+    return calls
+
+
+def count_evaluations(folder: Path, *options: str) -> int:
+    return few.main([*options, "--n", "20", "--out", str(folder / "few.json")])
+
+
+def test_each_number_of_evaluations_is_measured_once(
+    drawn: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert count_evaluations(tmp_path, "--solvers", "heun", "ipndm", "--evaluations", "5", "10") == 0
+    assert [(call["solver"], call["steps"]) for call in drawn] == [
+        ("heun", 3),
+        ("ipndm", 5),
+        ("heun", 5),
+        ("ipndm", 10),
+    ]
+    assert {(call["seed"], call["guidance"]) for call in drawn} == {(0, 1.0)}
+    assert count_evaluations(tmp_path, "--solvers", "ipndm", "--evaluations", "10", "18", "30", "9") == 130
+    assert "finished rows are kept" in capsys.readouterr().err
+    assert [call["steps"] for call in drawn[4:]] == [18]
+    result = json.loads((tmp_path / "few.json").read_text("utf-8"))
+    assert [(row["solver"], row["evaluations"]) for row in result["rows"]] == [
+        ("heun", 5),
+        ("ipndm", 5),
+        ("heun", 10),
+        ("ipndm", 10),
+        ("ipndm", 18),
+    ]
+    last = result["rows"][-1]
+    noise = torch.randn(20, 3, 32, 32, generator=torch.Generator().manual_seed(18)).clamp(-1, 1)
+    assert last["frechet_distance"] == float(noise.mean())
+    assert (last["label"], last["n"], last["seed"], last["steps"]) == ("FD-CIFARnet", 20, 0, 18)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--guidance", "2"], "choose another --out"),
+        (["--weights", "none.safetensors"], "no model card"),
+        (["--n", "19"], "expected at least 20 images, got 19"),
+    ],
+)
+def test_evaluations_of_something_else_are_refused(
+    options: list[str], message: str, drawn: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert count_evaluations(tmp_path, "--solvers", "ipndm", "--evaluations", "5") == 0
+    kept = (tmp_path / "few.json").read_bytes()
+    assert few.main(["--n", "20", *options, "--out", str(tmp_path / "few.json")]) == 2
+    assert message in capsys.readouterr().err
+    assert (tmp_path / "few.json").read_bytes() == kept
+
+
+def test_the_table_of_evaluations_compares_ten_with_the_best() -> None:
+    rows = [
+        {"label": "FD-X", "solver": solver, "evaluations": n, "frechet_distance": value}
+        for solver, n, value in (("euler", 10, 30.0), ("unipc", 10, 22.0), ("unipc", 5, 40.0), ("unipc", 18, 20.0))
+    ]
+    settings = {"n": 2000, "seed": 3, "guidance": 1.0}
+    result = {"model": {"name": "m", "images_seen": 12_345}, "settings": settings, "rows": rows}
+    text = table.few_evaluations(result)
+    assert "`m` after 12,345 images; 2,000 samples from the noise of seed 3." in text
+    assert "| 5 | – | 40.0 |" in text
+    assert "| 10 | 30.0 | 22.0 |" in text
+    assert "FD-X at ten evaluations is 1.10 times the best at any number (unipc: 22.0; 18 evaluations: 20.0)." in text
+    assert "guidance 2." in table.few_evaluations({**result, "settings": {**settings, "guidance": 2.0}})
+    assert "at ten" not in table.few_evaluations({**result, "rows": rows[2:]})
+
+
 # --- tables
 
 
@@ -607,6 +701,8 @@ def test_the_page_has_the_stored_results() -> None:
         (quality, ["--minutes", "-1"], "expected a number above 0, got '-1'"),
         (quality, ["--steps", "unknown=3"], "expected VARIANT=STEPS"),
         (quality, ["--steps", "fast-unet=0"], "expected an integer of at least 1"),
+        (few, ["--guidance", "x"], "expected a finite number, got 'x'"),
+        (few, ["--solvers", "rk45"], "invalid choice: 'rk45'"),
         (quality, ["--seeds", "-1"], "expected an integer from 0 to 2**63 - 1, got '-1'"),
         (quality, ["--seeds", str(2**63)], f"expected an integer from 0 to 2**63 - 1, got '{2**63}'"),
     ],
