@@ -13,6 +13,7 @@ import sys
 import time
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -348,12 +349,19 @@ def test_half_a_message_is_not_waited_for() -> None:
     sender.close()
 
 
+@pytest.mark.parametrize(
+    ("setup", "seconds", "what"),
+    [("import time; time.sleep(600)", 0.5, "took more than 0.5 seconds"), ("import os; os._exit(1)", 60.0, "crashed")],
+)
 def test_a_set_up_that_fails_is_not_the_learners_mistake(
-    grade: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    grade: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, setup: str, seconds: float, what: str
 ) -> None:
-    monkeypatch.setattr(teaching.grading, "SETUP_SECONDS", 0.0)
+    job = teaching.grading._job
+    monkeypatch.setattr(teaching.grading, "_job", lambda *of: replace(job(*of), setup=(setup,)))
+    monkeypatch.setattr(teaching.grading, "SETUP_SECONDS", seconds)
     [one] = grade(only("1.1", code(solved()["1.1"])), exercise="1.1").grades
     assert (one.status, one.mistake) == ("error", "no-set-up")
+    assert what in one.message
 
 
 def test_what_systems_put_beside_notebooks_is_no_work(tmp_path: Path) -> None:
