@@ -223,9 +223,24 @@ def quality(result: Result | None, references: Path = REFERENCES) -> str:
             f"{_machine(result)}\nEach variant made as many steps as were expected to take "
             f"{settings['minutes']:g} minutes {clock}; what they took is in the column *minutes*.\n"
             f"{settings['n']:,} images for each of {_count(seeds, 'sampling seed')}, mean (least–greatest) over seeds.",
+            *_paces(result),
             _table(head, body),
         ]
     )
+
+
+def _paces(result: Result) -> list[str]:
+    """A sentence for each variant whose pace is known relative to another's only."""
+    variants, clock = result["variants"], result["settings"]["clock"]
+    return [
+        f"*{entry['title']}* was trained on another day, on {pace['machine']['processor']} "
+        f"({pace['machine']['instructions']}), and the minutes of its row are that machine's.\n"
+        f"What makes the comparison fair is a ratio: in turns, a step of it took {statistics.median(ratios):.2f} "
+        f"({min(ratios):.2f}–{max(ratios):.2f}) times as long there as one of *{variants[pace['of']]['title']}*, "
+        f"so this is how many of its steps fit into the same time."
+        for entry in variants.values()
+        if (pace := entry.get("pace")) and (ratios := pace["ratios"][clock])
+    ]
 
 
 def _range(values: Sequence[float], digits: int) -> str:

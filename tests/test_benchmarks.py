@@ -334,6 +334,26 @@ def test_the_same_command_goes_on(tiny: list[str], tmp_path: Path) -> None:
     assert "| fast U-Net | 30 | 128 | 1.0 |" in table.quality(result)
 
 
+def test_a_variant_of_another_day_gets_its_steps_by_a_ratio(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    later = ["--variants", "simple-unet-fp32", "--pace-of", "fast-unet"]
+    assert compare(tmp_path, *later) == 2
+    assert "wants a variant whose pace is stored" in capsys.readouterr().err
+    assert compare(tmp_path, "--variants", "fast-unet") == 0
+    tiny.clear()
+    own = iter((9.0, 10.0, 16.0))  # on a machine that is half as fast, beside 4 seconds for the other
+    monkeypatch.setattr(
+        quality,
+        "calibrate",
+        lambda variant, n: {"wall": 4.0 if variant.recipe == "cifar10-edm" else next(own), "cpu": 1.0},
+    )
+    assert compare(tmp_path, *later) == 0
+    assert tiny[0] == "train cifar10-ddpm 12"  # at 2.5 times the 2 seconds that are stored
+    text = table.quality(json.loads((tmp_path / "quality_at_equal_time.json").read_text()))
+    assert "took 2.50 (2.25–4.00) times as long there as one of *fast U-Net*" in text
+
+
 @pytest.fixture
 def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small networks, and twenty random pictures in place of CIFAR-10."""
