@@ -17,7 +17,8 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,26 @@ from torch import nn
 
 from helpers import evaluation, generation, samplers, zoo
 
-__all__ = ["SPACES", "main", "measure"]
+__all__ = ["SPACES", "Settings", "main", "measure"]
 
 SPACES = ("effnetlite0", "cifarnet")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all rows have in common.
+
+    Attributes:
+        n: Pictures of each row.
+        seed: Of the noise.
+        guidance: Scale of guidance; 1 is none.
+        sample_path: How the network is evaluated, one of ``common.PATHS``.
+    """
+
+    n: int
+    seed: int
+    guidance: float
+    sample_path: str
 
 
 def measure(
@@ -37,21 +55,18 @@ def measure(
     card: dict[str, Any],
     solver: str,
     evaluations: int,
-    n: int,
-    seed: int,
-    guidance: float,
-    path: str,
-    spaces: dict[str, evaluation.Features],
+    settings: Settings,
+    spaces: Mapping[str, evaluation.Features],
 ) -> list[dict[str, Any]]:
-    """Draw ``n`` pictures with at most so many evaluations, and compare them with real ones, a row for each space.
+    """Draw pictures with at most so many evaluations each, and compare them with real ones, a row for each space.
 
     Raises:
         ValueError: For an unknown solver, or what :func:`helpers.generation.draw` refuses.
     """
     steps = samplers.steps_for(generation.solver_of(solver), evaluations)
-    begin = time.perf_counter()
-    with PATHS[path].precision():
-        drawn = generation.draw(model, card, n, seed=seed, steps=steps, solver=solver, guidance=guidance)
+    n, seed, begin = settings.n, settings.seed, time.perf_counter()
+    with PATHS[settings.sample_path].precision():
+        drawn = generation.draw(model, card, n, seed=seed, steps=steps, solver=solver, guidance=settings.guidance)
     seconds = time.perf_counter() - begin
     about = {"solver": solver, "evaluations": evaluations, "steps": steps, "seed": seed, "seconds": seconds}
     images, classes = drawn.images.float(), generation.n_classes(card)
@@ -96,15 +111,15 @@ def _run(options: argparse.Namespace) -> None:
         raise ValueError(f"expected a model of continuous noise, got {card['name']}")
     evaluation.PROTOCOL.check_number(options.n)
     about = {key: card[key] for key in ("name", "sha256", "images_seen")}
-    settings = {key: getattr(options, key) for key in ("n", "seed", "guidance", "sample_path")}
+    settings = Settings(options.n, options.seed, options.guidance, options.sample_path)
     result = read_json(options.out) or {
         "benchmark": "few_evaluations",
         "machine": machine(),
         "model": about,
-        "settings": settings,
+        "settings": asdict(settings),
         "rows": [],
     }
-    for key, wanted in (("model", about), ("settings", settings)):
+    for key, wanted in (("model", about), ("settings", asdict(settings))):
         if result[key] != wanted:
             raise ValueError(f"{options.out} holds results of {result[key]}, not {wanted}: choose another --out")
     model, spaces = PATHS[options.sample_path].place(model), {name: evaluation.load_features(name) for name in SPACES}
@@ -113,9 +128,7 @@ def _run(options: argparse.Namespace) -> None:
         for solver in options.solvers:
             if (solver, evaluations) in have:
                 continue
-            rows = measure(
-                model, card, solver, evaluations, options.n, options.seed, options.guidance, options.sample_path, spaces
-            )
+            rows = measure(model, card, solver, evaluations, settings, spaces)
             result["rows"] += rows
             write_json(options.out, result)
             found = ", ".join(f"{row['label']} {row['frechet_distance']:.1f}" for row in rows)
