@@ -6,7 +6,8 @@ Three measurements, each with its tasks in turn, round after round in one proces
 
 * ``network``: one evaluation without gradients, images a second by batch size;
 * ``sample``: a whole sample of 10 and of 18 evaluations, with this course's samplers and with a loop over a scheduler
-  of diffusers, around the same network;
+  of diffusers, around the same network: one of this course's, unless ``--sample-models`` names others, for what another
+  network costs is known from its evaluations;
 * ``loop``: the same loops around a network that does nothing.
 
 Results go to ``helpers/results/sampling.json``; ``python benchmarks/table.py`` makes the book's tables of them.
@@ -181,6 +182,8 @@ def _run(loop: Loop, model: nn.Module, path: str, batch: int, n: int) -> Callabl
 def _sample_tasks(contenders: Sequence[Contender], options: argparse.Namespace) -> dict[str, Callable[[], object]]:
     tasks: dict[str, Callable[[], object]] = {}
     for contender in contenders:
+        if contender.name not in options.sample_models:
+            continue
         for path in options.paths:
             model = PATHS[path].place(contender.make().eval())
             for batch in options.batches:
@@ -225,12 +228,20 @@ def rows(section: str, timings: Timings) -> list[dict[str, Any]]:
 
 
 def _parser() -> argparse.ArgumentParser:
+    own = [name for name, contender in MODELS.items() if contender.package is None]
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--rounds", type=positive, default=5, help="how often each task has its turn (default: 5)")
     parser.add_argument("--batches", type=positive, nargs="+", default=[1, 16, 100], help="(default: 1 16 100)")
     parser.add_argument("--evaluations", type=positive, nargs="+", default=[10, 18], help="(default: 10 18)")
     parser.add_argument("--threads", type=positive, help="threads (default: PyTorch's choice)")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), help="which (default: all)")
+    parser.add_argument(
+        "--sample-models",
+        nargs="+",
+        choices=list(MODELS),
+        default=own,
+        help=f"which of them draw whole samples (default: {' '.join(own)})",
+    )
     parser.add_argument(
         "--paths", nargs="+", choices=list(PATHS), default=["bf16", "fp32"], help="(default: bf16 fp32)"
     )
@@ -264,6 +275,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for section in dict.fromkeys(options.sections):
             makers = {"network": _network_tasks, "sample": _sample_tasks}
             tasks = makers[section](contenders, options) if section in makers else _loop_tasks(options)
+            if not tasks:
+                continue
             done = result["rows"]
 
             def keep(made: int, timings: Timings, section: str = section, done: list[Any] = done) -> None:

@@ -816,12 +816,21 @@ def test_two_rounds_of_training_steps(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "images/s" in table.training(result)
 
 
+def test_a_section_without_tasks_is_left_out(tmp_path: Path) -> None:
+    out = tmp_path / "sampling.json"
+    options = ["--rounds", "1", "--batches", "1", "--evaluations", "2", "--models", common.OURS, "--out", str(out)]
+    assert sampling.main([*options, "--sample-models", "simple-unet", "--sections", "sample", "loop"]) == 0
+    assert {row["section"] for row in json.loads(out.read_text("utf-8"))["rows"]} == {"loop"}
+
+
 def test_one_round_of_sampling(tmp_path: Path) -> None:
     out = tmp_path / "sampling.json"
-    options = ["--rounds", "1", "--batches", "1", "--evaluations", "2", "--models", common.OURS, "simple-unet"]
-    assert sampling.main([*options, "--paths", "fp32", "--out", str(out)]) == 0
+    options = ["--rounds", "1", "--batches", "1", "--evaluations", "2", "--paths", "fp32", "--out", str(out)]
+    assert sampling.main([*options, "--models", common.OURS, "simple-unet", "--sample-models", common.OURS]) == 0
     result = json.loads(out.read_text("utf-8"))
     assert {row["section"] for row in result["rows"]} == set(sampling.SECTIONS)
+    assert {row["model"] for row in result["rows"] if row["section"] == "sample"} == {common.OURS}
+    assert {row["model"] for row in result["rows"] if row["section"] == "network"} == {common.OURS, "simple-unet"}
     text = table.sampling(result)
     assert "| this course's FastUNet | this course, UniPC | 2 |" in text
     assert "ms an evaluation, idle network" in text
