@@ -137,9 +137,12 @@ def _against_peers(rows: Sequence[Result], models: Result) -> list[str]:
     best = max(peers, key=lambda row: row["at_equal_flops"]["median"])
     cost = models[best["model"]]["gflop"] / models[own[0]["model"]]["gflop"]
     ratios = [peer / ours / cost for ours, peer in zip(own[0]["seconds"], best["seconds"], strict=True)]
+    share = best["share_of_matrix_product"]["median"]
     return [
         f"At equal FLOPs, ours trains on {statistics.median(ratios):.2f} times the images of the fastest peer, "
-        f"{best['model']} (median over rounds, from {min(ratios):.2f} to {max(ratios):.2f})."
+        f"{best['model']} (median over rounds, from {min(ratios):.2f} to {max(ratios):.2f}).\n"
+        f"That peer computes at {share:.2f} of the rate of the matrix product, so a network at all of it would train "
+        f"on {1 / share:.2f} times the peer's images."
     ]
 
 
