@@ -36,9 +36,9 @@ Result = Mapping[str, Any]
 # --- pieces
 
 
-def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    """A Markdown table: the first column to the left, the others to the right."""
-    lines = [head, [":--", *["--:"] * (len(head) - 1)], *body]
+def _table(head: Sequence[str], body: Iterable[Sequence[str]], words: int = 1) -> str:
+    """A Markdown table: the first ``words`` columns to the left, the others, of numbers, to the right."""
+    lines = [head, [*[":--"] * words, *["--:"] * (len(head) - words)], *body]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -191,7 +191,7 @@ def _samples(result: Result, rows: Sequence[Result]) -> list[str]:
             seconds = [_number(found[path, name, loop, n, batch]["seconds"]["median"]) for batch in batches]
             body.append([_title(name, result["models"]), result["loops"][loop], str(n), *seconds])
         head = ["network", "sampler", "evaluations", *(f"s, batch {batch}" for batch in batches)]
-        parts += [f"**A whole sample, {result['paths'][path]}**", _table(head, body)]
+        parts += [f"**A whole sample, {result['paths'][path]}**", _table(head, body, words=2)]
     return parts
 
 
