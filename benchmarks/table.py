@@ -79,6 +79,12 @@ def _load(info: Result) -> str:
     return "" if load is None else f"\nThe load of the machine was {load:.1f} when it started."
 
 
+def _product(result: Result) -> str:
+    rate = _number(result["matrix_product"]["median"] / 1e9)
+    size = result["settings"].get("matrix", 2048)
+    return f"The {size}³ bfloat16 matrix product ran at {rate} GFLOP/s (median)."
+
+
 def _paths(result: Result) -> list[str]:
     return list(dict.fromkeys(row["path"] for row in result["rows"] if row["path"] in result["paths"]))
 
@@ -102,11 +108,10 @@ def training(result: Result | None) -> str:
             for name, info in models.items()
         ),
     )
-    product = _number(result["matrix_product"]["median"] / 1e9)
     rounds, steps = _count(result["rounds_made"], "round"), _count(settings["steps"], "step")
     parts = [
         f"{_machine(result)}\nBatches of {settings['batch']}, {rounds} of {steps}; medians with quartiles.\n"
-        f"The {settings['matrix']}³ bfloat16 matrix product ran at {product} GFLOP/s (median).",
+        f"{_product(result)}",
         networks,
     ]
     for path in _paths(result):
@@ -140,7 +145,7 @@ def _against_peers(rows: Sequence[Result], models: Result) -> list[str]:
     share = best["share_of_matrix_product"]["median"]
     return [
         f"At equal FLOPs, ours trains on {statistics.median(ratios):.2f} times the images of the fastest peer, "
-        f"{best['model']} (median over rounds, from {min(ratios):.2f} to {max(ratios):.2f}).\n"
+        f"{best['model']} (median of the rounds' ratios, from {min(ratios):.2f} to {max(ratios):.2f}).\n"
         f"That peer computes at {share:.2f} of the rate of the matrix product, so a network at all of it would train "
         f"on {1 / share:.2f} times the peer's images."
     ]
@@ -153,7 +158,10 @@ def sampling(result: Result | None) -> str:
     """Evaluations, whole samples, and bare loops."""
     if result is None:
         return MISSING
-    parts = [f"{_machine(result)}\n{_count(result['settings']['rounds'], 'round')}; medians with quartiles."]
+    parts = [
+        f"{_machine(result)}\n{_count(result['settings']['rounds'], 'round')}; medians with quartiles.\n"
+        f"{_product(result)}"
+    ]
     makers = {"network": _evaluations, "sample": _samples, "loop": _loops}
     missing = {"network": "One evaluation of the network", "sample": "A whole sample", "loop": "The loop alone"}
     for section, make in makers.items():
@@ -188,7 +196,7 @@ def _samples(result: Result, rows: Sequence[Result]) -> list[str]:
     for path in _values(rows, "path"):
         body = []
         for name, loop, n in dict.fromkeys((row["model"], row["loop"], row["evaluations"]) for row in rows):
-            seconds = [_number(found[path, name, loop, n, batch]["seconds"]["median"]) for batch in batches]
+            seconds = [_spread(found[path, name, loop, n, batch]["seconds"]) for batch in batches]
             body.append([_title(name, result["models"]), result["loops"][loop], str(n), *seconds])
         head = ["network", "sampler", "evaluations", *(f"s, batch {batch}" for batch in batches)]
         parts += [f"**A whole sample, {result['paths'][path]}**", _table(head, body, words=2)]

@@ -653,7 +653,8 @@ def test_training_table() -> None:
     assert "| peer 1.0 | 95.2 (95.2–95.2) | 100 | 0.40 (0.40–0.40) |" in text
     # Ratios of rounds, each at the cost of 1.05: 1, 2 and 1.6.
     assert (
-        "ours trains on 1.60 times the images of the fastest peer, peer (median over rounds, from 1.00 to 2.00).\n"
+        "ours trains on 1.60 times the images of the fastest peer, peer "
+        "(median of the rounds' ratios, from 1.00 to 2.00).\n"
         "That peer computes at 0.40 of the rate of the matrix product, so a network at all of it would train on "
         "2.50 times the peer's images." in text
     )
