@@ -838,3 +838,13 @@ def test_one_round_of_sampling(tmp_path: Path) -> None:
     assert "ms an evaluation, idle network" in text
     result["rows"] = [row for row in result["rows"] if row["section"] != "loop"]
     assert f"**The loop alone**\n\n{table.MISSING}" in table.sampling(result)
+
+
+def test_the_stored_candidate_saw_more_and_ends_farther_away() -> None:
+    """As lesson 13 says of it."""
+    stored = json.loads((common.RESULTS / "candidates.json").read_text("utf-8"))["variants"]
+    ours, narrow = stored["fast-unet"], stored["fast-unet-narrow"]
+    assert narrow["training"]["images_seen"] > ours["training"]["images_seen"]
+    for mine, other in zip(ours["evaluations"], narrow["evaluations"], strict=True):
+        assert (mine["features"], mine["seed"]) == (other["features"], other["seed"])
+        assert mine["frechet_distance"] < other["frechet_distance"]
